@@ -1,0 +1,40 @@
+# Two commands do everything on a machine with Python and make:
+#
+#   make serve   the demo, on http://localhost:6543
+#   make test    all tests; SQLite always, servers where they are reachable
+#
+# Each makes its own virtual environment first.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Set by continuous integration: a database that cannot be reached fails.
+REQUIRE_DATABASES ?=
+ifneq ($(REQUIRE_DATABASES),)
+TESTING = testing,mysqlclient
+else
+TESTING = testing
+endif
+
+.PHONY: serve test test-lowest clean
+
+serve: $(VENV)/demo.installed
+	$(VENV)/bin/pserve development.ini
+
+test: $(VENV)/$(TESTING).installed
+	REQUIRE_DATABASES=$(REQUIRE_DATABASES) $(VENV)/bin/python -m pytest $(ARGS)
+
+# The lowest versions setup.py allows, on the lowest Python.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -q -c tests/lowest.txt -e '.[testing]'
+	.venv-lowest/bin/python -m pytest $(ARGS)
+
+$(VENV)/%.installed: setup.py | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q -e '.[$*]'
+	touch $@
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf .venv .venv-lowest build dist *.egg-info

@@ -1,0 +1,100 @@
+"""Engines of our own, for what must not run in the app's transaction.
+
+Every connection of these engines is in the driver's autocommit mode, so
+that a read is one round trip; a transaction is opened and ended in SQL.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Dialect, Engine
+
+from .readers import is_memory_url
+
+# How a transaction of ours begins. READ COMMITTED whatever the server's or
+# the application's default: our statements are made for it (MySQL gets it
+# once per connection). SQLite: to take the write lock at once, because
+# taking it after a read fails when somebody wrote in between.
+BEGIN = {
+    "postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED",
+    "sqlite": "BEGIN IMMEDIATE",
+}
+_READ_COMMITTED = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
+MYSQL = ("mysql", "mariadb")
+
+
+def is_in_memory(engine: Engine) -> bool:
+    """Say whether the engine is a SQLite database in memory.
+
+    There a second connection is another, empty database, or the very
+    connection of the app; neither can be an engine of our own.
+    """
+    return is_memory_url(engine.url)
+
+
+def make_engine(url: str, options: dict[str, str]) -> Engine:
+    """Make the engine of separate mode from its settings.
+
+    Args:
+        url: SQLAlchemy's database URL.
+        options: further engine options, texts as in an ini file.
+    """
+    settings: dict[str, Any] = {
+        "pool_pre_ping": "true",
+        **options,
+        "url": url,
+    }
+    engine = sa.engine_from_config(settings, prefix="", hide_parameters=True)
+    return _own(engine)
+
+
+def make_engine_like(engine: Engine) -> Engine:
+    """Make an engine that connects as the given one, with a pool of its own.
+
+    Same creator, arguments and pool events. A pool of its own, because a
+    request that waited here for a connection it holds itself would wait
+    for ever.
+    """
+    twin = Engine(
+        engine.pool.recreate(),
+        engine.dialect,
+        engine.url,
+        hide_parameters=True,
+    )
+    return _own(twin)
+
+
+def _own(engine: Engine) -> Engine:
+    dialect = engine.dialect
+
+    def connected(connection: Any, record: object) -> None:
+        _prepare(dialect, connection)
+
+    event.listen(engine, "connect", connected)
+    # A forked child would write into its parent's socket. Weak, because a
+    # fork hook stays for the life of the process.
+    ref = weakref.ref(engine)
+    os.register_at_fork(after_in_child=lambda: _forget(ref))
+    return engine
+
+
+def _prepare(dialect: Dialect, connection: Any) -> None:
+    # The app's own listeners may have left a transaction open, in which
+    # autocommit cannot be switched on; commit keeps what they SET.
+    connection.commit()
+    dialect.set_isolation_level(connection, "AUTOCOMMIT")
+    if dialect.name in MYSQL:
+        cursor = connection.cursor()
+        cursor.execute(_READ_COMMITTED)
+        cursor.close()
+
+
+def _forget(ref: weakref.ref[Engine]) -> None:
+    engine = ref()
+    if engine is not None:
+        engine.dispose(close=False)

@@ -1,0 +1,97 @@
+"""One tree of errors; each docstring is the error's default sentence.
+
+No error holds a token, a key or session data: texts name places and types.
+"""
+
+from __future__ import annotations
+
+from transaction.interfaces import TransientError
+
+
+class SessionError(Exception):
+    """The session could not be used."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or type(self).__doc__)
+
+
+class SessionValueError(SessionError, ValueError):
+    """A value in the session is not one of JSON's own types.
+
+    :ivar path: where the value is, for instance ``session['cart'][3]``.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path = path
+        super().__init__(f"{path} {problem}")
+
+
+class SessionOverflowError(SessionError):
+    """The session's data is larger than max_data_size allows.
+
+    :ivar size: bytes of the data as it would be stored.
+    :ivar limit: ``max_data_size`` in bytes.
+    :ivar largest: the largest keys, as pairs of key and bytes.
+    """
+
+    def __init__(
+        self, size: int, limit: int, largest: list[tuple[str, int]]
+    ) -> None:
+        self.size = size
+        self.limit = limit
+        self.largest = largest
+        keys = ", ".join(f"{key!r} ({size} bytes)" for key, size in largest)
+        super().__init__(
+            f"the session's data has {size} bytes, "
+            f"limitedsession.max_data_size allows {limit}; "
+            f"largest keys: {keys}"
+        )
+
+
+class SessionConflict(SessionError, TransientError):
+    """Another request changed the same key of the session.
+
+    Raised only with ``on_conflict = retry``. It is a ``TransientError``, so
+    that pyramid_retry replays the request.
+
+    :ivar keys: the keys that both requests changed.
+    """
+
+    def __init__(self, keys: list[str]) -> None:
+        self.keys = keys
+        super().__init__(
+            "another request changed the same keys of this session: "
+            + ", ".join(repr(key) for key in keys)
+        )
+
+
+class SessionBusyError(SessionError, TransientError):
+    """The database asks to try again: a lock, a deadlock, a conflict.
+
+    It is a ``TransientError``, so that pyramid_retry replays the request.
+
+    :ivar code: the database's own code, for instance ``40001`` or ``1213``.
+    """
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+        super().__init__(f"the database asks to try again (error {code})")
+
+
+class SessionTableError(SessionError):
+    """The sessions table does not exist, or lacks a column.
+
+    :ivar table: the table's name.
+    """
+
+    def __init__(self, table: str, reason: str) -> None:
+        self.table = table
+        super().__init__(
+            f"the table {table!r} cannot be used ({reason}); "
+            "make it with 'pls-init your.ini', or print its DDL with "
+            "'pls-init your.ini --sql' for your own migration"
+        )
+
+
+class UnreadableDataError(SessionError):
+    """The stored data cannot be read; the session counts as new."""

@@ -1,0 +1,198 @@
+"""Cookie in, outcome out: what connects a session with its request."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from pyramid.interfaces import ISessionFactory
+from pyramid.request import Request
+from pyramid.response import Response
+from transaction.interfaces import NoTransaction
+from zope.interface import implementer
+
+from .datamanager import DataManager
+from .engines import make_engine
+from .joined import EnlistedStore, JoinedStores, enlist
+from .schema import make_table
+from .session import LimitedSession
+from .settings import CookieSettings, Settings
+from .sqlstore import SqlStore
+from .tokens import parse_token
+from .unitofwork import Place, Unit
+
+log = logging.getLogger(__name__)
+
+# In the environ while somebody above our tween manages the transaction.
+EXTERNAL = "pyramid_limitedsession.external"
+# On the request: its unit, once the session was asked for.
+UNIT = "_limitedsession_unit"
+# States of a transaction that still accepts data managers.
+_JOINABLE = ("Active", "Doomed")
+
+
+@implementer(ISessionFactory)
+class SessionFactory:
+    """Makes the session of a request; holds what all requests share.
+
+    :ivar clock: returns the time in seconds since the epoch.
+    """
+
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        table = make_table(sa.MetaData(), settings.table_name, settings.schema)
+        self.store: SqlStore | None = None
+        if settings.url is not None:
+            engine = make_engine(settings.url, settings.engine)
+            self.store = SqlStore(engine, table, create=settings.create_table)
+        self._joined = JoinedStores(table, create=settings.create_table)
+
+    def __call__(self, request: Request) -> LimitedSession:
+        """Return the request's session. Runs no SQL."""
+        unit: Unit | None = getattr(request, UNIT, None)
+        if unit is None:
+            unit = Unit(
+                self.settings.policy,
+                self._place(request),
+                parse_token(_cookie(request, self.settings.cookie.name)),
+                int(self.clock()),
+            )
+            setattr(request, UNIT, unit)
+            request.add_response_callback(_Answer(unit, self.settings.cookie))
+            request.add_finished_callback(lambda request: unit.close())
+        return LimitedSession(unit)
+
+    def store_of(self, dbsession: Any) -> SqlStore:
+        """Return the store: our own, or the one beside a dbsession."""
+        return self.store or self._joined.of(dbsession)
+
+    def _place(self, request: Request) -> Place:
+        def join(unit: Unit) -> DataManager | None:
+            transaction = active_transaction(request)
+            return DataManager(unit, transaction) if transaction else None
+
+        if self.store is not None:
+            return Place(self.store, join)
+        dbsession = getattr(request, self.settings.dbsession)
+        store = self._joined.of(dbsession)
+        if is_external(request):
+            return Place(EnlistedStore(store, dbsession, request.tm), join)
+        return Place(
+            store,
+            join,
+            enlist=lambda: enlist(store, dbsession, request.tm),
+            reads_enlisted=self._joined.reads_enlisted(dbsession),
+        )
+
+
+def is_external(request: Request) -> bool:
+    """Say whether somebody else manages the request's transaction.
+
+    That is so if it was active before the request reached our tween, as in
+    tests that run many requests in one transaction.
+    """
+    environ = request.environ
+    return bool(environ.get(EXTERNAL, "tm.active" in environ))
+
+
+def active_transaction(request: Request) -> Any:
+    """Return the transaction a session can take part in, or None.
+
+    A manager in thread-local mode begins a transaction for whoever asks:
+    only pyramid_tm's word counts there, or the change would wait for a
+    commit that belongs to a later request.
+    """
+    tm = getattr(request, "tm", None)
+    if tm is None or is_external(request):
+        return None
+    if not request.environ.get("tm.active") and not tm.explicit:
+        return None
+    try:
+        transaction = tm.get()
+    except NoTransaction:
+        return None
+    return transaction if transaction.status in _JOINABLE else None
+
+
+def _cookie(request: Request, name: str) -> str | None:
+    try:
+        value: str | None = request.cookies.get(name)
+        return value
+    except UnicodeError:
+        return None
+
+
+class _Answer:
+    """Response callback: saves late changes, then decides on the cookie."""
+
+    def __init__(self, unit: Unit, cookie: CookieSettings) -> None:
+        self._unit = unit
+        self._cookie = cookie
+        self._last = False
+
+    def __call__(self, request: Request, response: Response) -> None:
+        """Run behind the application's own callbacks."""
+        if not self._last:
+            # They may use the session too, and may be registered later.
+            self._last = True
+            request.add_response_callback(self)
+            return
+        unit = self._unit
+        if unit.looked:
+            _vary_by_cookie(response)
+        if unit.is_joined:
+            return
+        try:
+            unit.settle(keep=True)
+        except Exception:
+            # No exception view can render this any more, and the
+            # application's own work is done: answer, without a cookie.
+            log.exception("a late change of a session could not be saved")
+        self._send(request, response)
+        unit.close()
+
+    def _send(self, request: Request, response: Response) -> None:
+        unit, cookie = self._unit, self._cookie
+        token = unit.new_token
+        if token is None and unit.touched and cookie.max_age is not None:
+            token = unit.token
+        if token is None and not unit.forget_token:
+            return
+        secure = cookie.secure
+        response.set_cookie(
+            cookie.name,
+            # Not as our own string type: who prints the header sees it.
+            "" if token is None else str(token),
+            max_age=0 if token is None else cookie.max_age,
+            path=cookie.path,
+            domain=cookie.domain,
+            secure=request.scheme == "https" if secure is None else secure,
+            httponly=cookie.httponly,
+            samesite=cookie.samesite,
+        )
+        _forbid_caching(response)
+
+
+def _vary_by_cookie(response: Response) -> None:
+    vary = response.vary or ()
+    if "*" not in vary and "cookie" not in {name.lower() for name in vary}:
+        response.vary = (*vary, "Cookie")
+
+
+def _forbid_caching(response: Response) -> None:
+    """Keep an answer that carries a cookie out of shared caches."""
+    control = response.cache_control
+    if control.public:
+        log.warning(
+            "an answer that sets the session cookie said 'public'; it is "
+            "sent as 'no-store'"
+        )
+        control.public = None
+    if not control.private:
+        control.no_store = True

@@ -1,0 +1,129 @@
+"""From the text of a setting to its value; ValueError if it makes no sense."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.engine import URL, make_url
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+# A hundred years; more is a mistake, and does not fit every date column.
+_LONGEST = 100 * 365 * 86400
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+# RFC 6265: a cookie name is an HTTP token.
+_COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def read_duration(text: str) -> int:
+    """Return the seconds of ``90``, ``90s``, ``30m``, ``2h``, ``30d``."""
+    seconds = _read_quantity(text, _SECONDS)
+    if seconds > _LONGEST:
+        raise ValueError
+    return seconds
+
+
+def read_size(text: str) -> int:
+    """Return the bytes of ``4096``, ``64KiB``, ``1MiB``."""
+    return _read_quantity(text, _BYTES)
+
+
+def is_memory_url(url: str | URL) -> bool:
+    """Say whether the URL names a SQLite database in memory."""
+    url = make_url(url)
+    if url.get_backend_name() != "sqlite":
+        return False
+    database = url.database or ""
+    return database in ("", ":memory:") or "mode=memory" in str(url)
+
+
+def _read_quantity(text: str, units: dict[str, int]) -> int:
+    match = re.fullmatch(r"([0-9]{1,18})\s*([A-Za-z]*)", text, re.ASCII)
+    if match is None or match[2] not in units:
+        raise ValueError
+    return int(match[1]) * units[match[2]]
+
+
+def positive(read: Callable[[str], int]) -> Callable[[str], int]:
+    """Return a reader of numbers that refuses zero."""
+
+    def read_positive(text: str) -> int:
+        value = read(text)
+        if value <= 0:
+            raise ValueError
+        return value
+
+    return read_positive
+
+
+def or_word(word: str, read: Callable[[str], Any], value: Any = None) -> Any:
+    """Return a reader that takes one word for a special value."""
+
+    def read_or_word(text: str) -> Any:
+        return value if text.lower() == word else read(text)
+
+    return read_or_word
+
+
+def choice(*words: str) -> Callable[[str], str]:
+    """Return a reader of one of these words, in any case."""
+
+    def read_choice(text: str) -> str:
+        for word in words:
+            if text.lower() == word.lower():
+                return word
+        raise ValueError
+
+    return read_choice
+
+
+def read_bool(text: str) -> bool:
+    """Return True or False."""
+    if text.lower() in _TRUE + _FALSE:
+        return text.lower() in _TRUE
+    raise ValueError
+
+
+def read_count(text: str) -> int:
+    """Return a number without a unit."""
+    return _read_quantity(text, {"": 1})
+
+
+def read_text(text: str) -> str:
+    """Return the text, which must not be empty."""
+    if not text:
+        raise ValueError
+    return text
+
+
+def read_cookie_name(text: str) -> str:
+    """Return the name of a cookie."""
+    if not _COOKIE_NAME.fullmatch(text):
+        raise ValueError
+    return text
+
+
+def read_cookie_text(text: str) -> str:
+    """Return the value of a cookie attribute."""
+    # What would end the attribute or the header.
+    if not text or re.search(r"[\x00-\x20;,\x7f]", text):
+        raise ValueError
+    return text
+
+
+def read_cookie_path(text: str) -> str:
+    """Return the path of a cookie."""
+    if not text.startswith("/"):
+        raise ValueError
+    return read_cookie_text(text)
+
+
+def read_url(text: str) -> str:
+    """Return a database URL."""
+    # In memory every connection would be a database of its own.
+    if is_memory_url(text):
+        raise ValueError
+    return text

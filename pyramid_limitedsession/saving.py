@@ -1,0 +1,152 @@
+"""What saving a session does: one statement, or a merge under a lock."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .errors import SessionConflict, UnreadableDataError
+from .serializers import check_size
+from .settings import Policy
+from .store import Record, Store, Work, merge
+from .tokens import Secret, fingerprint, key_of, make_token
+
+log = logging.getLogger(__name__)
+
+# Fits a 32-bit column; compare-and-swap only needs the next to differ.
+_MAX_VERSION = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a plan has written; it counts once its transaction commits.
+
+    :ivar record: the row as it is now, None if none was written.
+    :ivar token: the token the browser needs for it, None if it has it.
+    :ivar merged: the content, if it is not what the plan had.
+    :ivar lost: the row was gone; nothing may bring the session back.
+    """
+
+    record: Record | None = None
+    token: Secret | None = None
+    merged: dict[str, Any] | None = field(default=None, repr=False)
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A change that is ready to be written.
+
+    :ivar base: the row that was loaded, None for a new session.
+    :ivar text: the serialized content to write, None to write none.
+    :ivar ends: ids of rows that end.
+    :ivar cleared: ``clear()`` was called: keys added by others go too.
+    :ivar rotating: the row gets a new token.
+    """
+
+    policy: Policy
+    now: int
+    base: Record | None
+    text: str | None = field(repr=False)
+    ends: tuple[int, ...]
+    cleared: bool
+    rotating: bool
+
+    def execute(self, work: Work) -> Result:
+        """Run the statements inside an open transaction.
+
+        Raises:
+            SessionConflict: ``on_conflict = retry``, and another request
+                changed the same key.
+            SessionOverflowError: the merged data is too large.
+        """
+        if self.ends:
+            work.delete(self.ends)
+        if self.text is None:
+            return Result()
+        if self.base is None:
+            return self._insert(work, self.text)
+        return self._update(work, self.text, self.base)
+
+    def check_conflict(self, store: Store) -> None:
+        """Raise SessionConflict now if executing would raise it later."""
+        if self.policy.on_conflict != "retry":
+            return
+        if self.base is None or self.text is None:
+            return
+        newest = store.load(self.base.key)
+        if newest is not None and newest.version != self.base.version:
+            self._merged(self.base, newest, self.text)
+
+    def _insert(self, work: Work, text: str) -> Result:
+        token = make_token()
+        record = Record(
+            id=0,
+            key=key_of(token),
+            data=Secret(text),
+            version=1,
+            created=self.now,
+            seen=self.now,
+            expires=self.policy.limits.coarse_expiry(self.now, self.now),
+        )
+        return Result(replace(record, id=work.insert(record)), token)
+
+    def _update(self, work: Work, text: str, base: Record) -> Result:
+        token = make_token() if self.rotating else None
+        key = key_of(token) if token else base.key
+        record = self._next(base, key, text)
+        if work.update(record, key=base.key, version=base.version):
+            return Result(record, token)
+        newest = work.lock(base.key)
+        if newest is None:
+            log.info(
+                "session %s was ended meanwhile; a change is dropped",
+                fingerprint(base.key),
+            )
+            return Result(lost=True)
+        merged = self._merged(base, newest, text)
+        if merged is not None:
+            text = self._checked(merged)
+        record = self._next(newest, key, text)
+        work.replace(record)
+        return Result(record, token, merged)
+
+    def _next(self, record: Record, key: Secret, text: str) -> Record:
+        created = record.created or self.now
+        seen = max(record.seen or 0, self.now)
+        return replace(
+            record,
+            key=key,
+            data=Secret(text),
+            version=(record.version or 0) % _MAX_VERSION + 1,
+            seen=seen,
+            expires=self.policy.limits.coarse_expiry(created, seen),
+        )
+
+    def _merged(
+        self, base: Record, newest: Record, text: str
+    ) -> dict[str, Any] | None:
+        """Return the merged content, None if ours stands as it is."""
+        serializer = self.policy.serializer
+        if self.policy.on_conflict == "overwrite":
+            return None
+        try:
+            theirs = serializer.loads(newest.data)
+        except UnreadableDataError:
+            return None
+        merged, both = merge(
+            serializer.loads(base.data),
+            serializer.loads(text),
+            theirs,
+            cleared=self.cleared,
+        )
+        if both and self.policy.on_conflict == "retry":
+            raise SessionConflict(both)
+        return merged
+
+    def _checked(self, merged: dict[str, Any]) -> str:
+        policy = self.policy
+        text = policy.serializer.dumps(merged)
+        check_size(text, merged, policy.serializer, policy.max_data_size)
+        return text

@@ -1,0 +1,144 @@
+"""The table: its columns, its types, its indexes.
+
+`make_table` adds it to any ``MetaData``, for instance to an application's
+own, where Alembic finds it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from .tokens import Secret
+
+# Room for "2::" and 64 hex digits, and for other versions to come.
+_KEY_LENGTH = 80
+_MYSQL = ("mysql", "mariadb")
+
+
+class UTCSeconds(TypeDecorator[int]):
+    """Whole seconds since the epoch here, a UTC date and time there.
+
+    The column has no time zone, so that no zone of a process, a server or a
+    database session can shift it. What is no time reads as None.
+    """
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: int | None, dialect: Dialect
+    ) -> datetime.datetime | None:
+        """Return the moment as SQLAlchemy wants it."""
+        if value is None:
+            return None
+        moment = datetime.datetime.fromtimestamp(value, datetime.timezone.utc)
+        return moment.replace(tzinfo=None)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> int | None:
+        """Return the moment's seconds."""
+        if not isinstance(value, datetime.datetime):
+            return None
+        return int(value.replace(tzinfo=datetime.timezone.utc).timestamp())
+
+    def result_processor(
+        self, dialect: Dialect, coltype: object
+    ) -> Callable[[Any], int | None] | None:
+        """Return a reader that takes a damaged time (SQLite) as None."""
+        read = super().result_processor(dialect, coltype)
+
+        def read_or_none(value: Any) -> int | None:
+            try:
+                return read(value) if read is not None else None
+            except (ValueError, TypeError):
+                return None
+
+        return read_or_none
+
+
+class _SecretType(TypeDecorator[str]):
+    # Both ways as Secret: echo prints parameters and rows by their repr.
+    impl: Any = sa.Text
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: str | None, dialect: Dialect
+    ) -> Secret | None:
+        return None if value is None else Secret(value)
+
+    def process_result_value(
+        self, value: Any, dialect: Dialect
+    ) -> Secret | None:
+        return None if value is None else Secret(value)
+
+
+class SecretKey(_SecretType):
+    """The hash of a token.
+
+    ASCII and compared byte by byte on MySQL and MariaDB, whose default
+    collations take other-case, accented and blank-padded keys for equal.
+    """
+
+    impl = sa.String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column type of this database."""
+        if dialect.name in _MYSQL:
+            return mysql.VARCHAR(
+                _KEY_LENGTH, charset="ascii", collation="ascii_bin"
+            )
+        return sa.String(_KEY_LENGTH)
+
+
+class SecretText(_SecretType):
+    """The serialized data.
+
+    LONGTEXT on MySQL and MariaDB: TEXT ends at 64 kB there, and a
+    non-strict server cuts what is longer without an error.
+    """
+
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column type of this database."""
+        if dialect.name in _MYSQL:
+            return mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
+        return sa.Text()
+
+
+def make_table(
+    metadata: sa.MetaData, name: str = "sessions", schema: str | None = None
+) -> sa.Table:
+    """Add the sessions table to a metadata and return it.
+
+    ``updated_at`` has no index on purpose: it moves with every touch, and
+    an index on it would make each touch rewrite all indexes of the row on
+    PostgreSQL. There is no foreign key either: it would add locks.
+    """
+    return sa.Table(
+        name,
+        metadata,
+        # Never handed to a browser; 32 bits run out in practice.
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+            primary_key=True,
+            autoincrement=True,
+        ),
+        sa.Column("session_id", SecretKey, nullable=False),
+        sa.Column("data", SecretText, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("created_at", UTCSeconds, nullable=False),
+        sa.Column("updated_at", UTCSeconds, nullable=False),
+        sa.Column("expires_at", UTCSeconds, nullable=True),
+        sa.UniqueConstraint("session_id", name=f"uq_{name}_session_id"),
+        sa.Index(f"ix_{name}_expires_at", "expires_at"),
+        schema=schema,
+    )

@@ -1,0 +1,179 @@
+"""`LimitedSession`: what an application calls ``request.session``."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+from pyramid.interfaces import ISession
+from zope.interface import implementer
+
+from .store import CSRF_KEY, FLASH_PREFIX
+from .unitofwork import Ended, Unit
+
+
+@implementer(ISession)
+class LimitedSession(MutableMapping[str, Any]):
+    """A server-side session: a dict whose changes are part of the request.
+
+    Nothing is loaded before the first look inside. Keys are strings, values
+    are JSON's own types; anything else raises `SessionValueError` when the
+    request is saved. Changes inside nested values are noticed by comparing:
+    ``changed()`` is never needed.
+
+    What is not overridden here comes from ``MutableMapping``: ``items``,
+    ``values``, ``keys``, ``update``, ``pop``, ``setdefault``, ``==``.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+
+    # -- as a dict -----------------------------------------------------
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._unit.look()[key]
+        if isinstance(value, (dict, list)):
+            self._unit.expose()
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._unit.open()[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._unit.open()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._unit.look()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._unit.look())
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._unit.look())
+
+    def __len__(self) -> int:
+        return len(self._unit.look())
+
+    def popitem(self) -> tuple[str, Any]:
+        """Remove and return the pair that was put in last, as dict does."""
+        return self._unit.open().popitem()
+
+    def clear(self) -> None:
+        """Remove everything; keys that other requests add meanwhile too.
+
+        The session goes on; to end it call `invalidate`.
+        """
+        self._unit.clear()
+
+    def copy(self) -> dict[str, Any]:
+        """Return a shallow copy, a plain dict."""
+        return dict(self)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return {**other, **self}
+
+    def __ior__(self, other: Any) -> LimitedSession:  # type: ignore[misc]
+        self.update(other)
+        return self
+
+    def __repr__(self) -> str:
+        # Of the content nothing: reprs go to logs and error pages. It does
+        # not load either: a debugger's look is not a look inside.
+        return f"<{type(self).__name__}>"
+
+    # -- flash messages ------------------------------------------------
+
+    def flash(
+        self, msg: Any, queue: str = "", allow_duplicate: bool = True
+    ) -> None:
+        """Append a message to a queue, unless it is there already.
+
+        Messages that parallel requests append are all kept.
+        """
+        messages = self.setdefault(FLASH_PREFIX + queue, [])
+        if allow_duplicate or msg not in messages:
+            messages.append(msg)
+
+    def pop_flash(self, queue: str = "") -> list[Any]:
+        """Return the queue's messages and empty it."""
+        messages: list[Any] = self.pop(FLASH_PREFIX + queue, [])
+        return messages
+
+    def peek_flash(self, queue: str = "") -> list[Any]:
+        """Return the queue's messages and leave them there."""
+        messages: list[Any] = self.get(FLASH_PREFIX + queue, [])
+        return messages
+
+    # -- CSRF token ----------------------------------------------------
+
+    def new_csrf_token(self) -> str:
+        """Make, keep and return a new CSRF token."""
+        token = secrets.token_hex(20)
+        self[CSRF_KEY] = token
+        return token
+
+    def get_csrf_token(self) -> str:
+        """Return the session's CSRF token, a new one if it has none."""
+        token = self.get(CSRF_KEY)
+        return token if isinstance(token, str) else self.new_csrf_token()
+
+    # -- life ----------------------------------------------------------
+
+    @property
+    def created(self) -> int:
+        """When the session began, in seconds since the epoch."""
+        return self._unit.created
+
+    @property
+    def new(self) -> bool:
+        """True while no row is stored for it."""
+        return self._unit.is_new
+
+    @property
+    def ended(self) -> Ended | None:
+        """Why the session that the browser presented was not accepted.
+
+        ``"idle"``, ``"absolute"`` or ``"unreadable"``; None if it was
+        accepted, or if none that is known was presented.
+        """
+        self._unit.look()
+        return self._unit.ended
+
+    @property
+    def expires_in(self) -> int | None:
+        """Seconds until it ends if it is not used again, None for never."""
+        return self._unit.expires_in
+
+    def changed(self) -> None:
+        """Do nothing that is needed: changes are noticed anyway.
+
+        Part of ``ISession`` for sessions that notice only assignments.
+        """
+        self._unit.open()
+
+    def invalidate(self) -> None:
+        """End the session; what is put in afterwards is a new session.
+
+        The row is deleted in the request's transaction, and if that aborts
+        in one of its own: a logout is a logout, also when it is followed by
+        ``raise HTTPFound``. Requests still under way cannot bring it back.
+        """
+        self._unit.end()
+
+    def rotate(self) -> None:
+        """Give the session a new token; content and age stay.
+
+        To be called when the visitor's rights change, as at login (OWASP
+        ASVS 7.2.4): who knew the old token is left with nothing. If the
+        transaction aborts the old token stays valid. A session without a
+        row gets its first token at the end of the request in any case.
+        """
+        self._unit.rotate()

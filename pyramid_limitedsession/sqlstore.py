@@ -1,0 +1,415 @@
+"""Sessions in a SQL table: every statement this package executes.
+
+Read `Statements`, and you know the whole behaviour against the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+
+from .dberrors import translated
+from .engines import BEGIN, MYSQL
+from .errors import SessionBusyError
+from .store import Record
+
+log = logging.getLogger(__name__)
+
+
+class Statements:
+    """The named statements on one table, built once so that they are cached.
+
+    No upsert, and no insert under a key that came from a cookie: either
+    would bring a session back that was ended meanwhile.
+    """
+
+    def __init__(self, table: sa.Table) -> None:
+        c = table.c
+        record = (
+            c.id,
+            c.session_id,
+            c.data,
+            c.version,
+            c.created_at,
+            c.updated_at,
+            c.expires_at,
+        )
+        by_key = c.session_id == bindparam("key")
+        seen: Any = bindparam("seen", type_=c.updated_at.type)
+        change: dict[Any, Any] = {
+            c.session_id: bindparam("new_key"),
+            c.data: bindparam("new_data"),
+            c.version: bindparam("new_version"),
+            # Another host, or a request that began later, may have touched.
+            c.updated_at: sa.case(
+                (c.updated_at < seen, seen), else_=c.updated_at
+            ),
+            c.expires_at: bindparam("new_expires"),
+        }
+        # The same times as `Limits.cutoffs`. A row without times is damaged
+        # and never loaded again.
+        dead = sa.or_(
+            c.updated_at <= bindparam("idle_cutoff"),
+            c.created_at <= bindparam("absolute_cutoff"),
+            c.updated_at.is_(None),
+            c.created_at.is_(None),
+        )
+        most = bindparam("most", type_=sa.Integer)
+        among = c.id.in_(bindparam("ids", expanding=True))
+
+        self.load = sa.select(*record).where(by_key)
+        self.lock = self.load.with_for_update()
+        self.insert = table.insert()
+        self.update = (
+            table.update()
+            .where(by_key, c.version == bindparam("old_version"))
+            .values(change)
+        )
+        self.replace = (
+            table.update().where(c.id == bindparam("row")).values(change)
+        )
+        self.touch = (
+            table.update()
+            .where(by_key, c.updated_at < seen)
+            .values(
+                {c.updated_at: seen, c.expires_at: bindparam("new_expires")}
+            )
+        )
+        self.exists = sa.select(c.id).where(by_key)
+        self.delete = table.delete().where(among)
+        # Trimming: read ids without a lock, then delete those that are
+        # still dead. A list of ids alone would kill a session that was
+        # touched in between.
+        self.expired = (
+            sa.select(c.id)
+            .where(c.expires_at <= bindparam("now"), dead)
+            .order_by(c.expires_at)
+            .limit(most)
+        )
+        self.dead = (
+            sa.select(c.id)
+            .where(c.id > bindparam("after"), dead)
+            .order_by(c.id)
+            .limit(most)
+        )
+        self.count_dead = sa.select(sa.func.count()).where(dead)
+        self.delete_dead = table.delete().where(among, dead)
+
+
+class SqlWork:
+    """`Work` on one SQLAlchemy connection."""
+
+    def __init__(
+        self,
+        store: SqlStore,
+        connection: Connection,
+        close: Callable[[str], None] = lambda end: None,
+    ) -> None:
+        self._store = store
+        self._sql = store.statements
+        self._connection = connection
+        self._close = close
+
+    def _run(self, statement: Any, values: dict[str, Any]) -> Any:
+        with translated(self._store.table.fullname):
+            return self._connection.execute(statement, values)
+
+    def load(self, key: str) -> Record | None:
+        """See `Work`."""
+        return _record(self._run(self._sql.load, {"key": key}).first())
+
+    def lock(self, key: str) -> Record | None:
+        """See `Work`. SQLite has no row locks and needs none: one writer."""
+        return _record(self._run(self._sql.lock, {"key": key}).first())
+
+    def insert(self, record: Record) -> int:
+        """See `Work`."""
+        result = self._run(
+            self._sql.insert,
+            {
+                "session_id": record.key,
+                "data": record.data,
+                "version": record.version,
+                "created_at": record.created,
+                "updated_at": record.seen,
+                "expires_at": record.expires,
+            },
+        )
+        return int(result.inserted_primary_key[0])
+
+    def update(self, record: Record, *, key: str, version: int) -> bool:
+        """See `Work`."""
+        where = {"key": key, "old_version": version}
+        result = self._run(self._sql.update, _change(record) | where)
+        return bool(result.rowcount)
+
+    def replace(self, record: Record) -> None:
+        """See `Work`."""
+        self._run(self._sql.replace, _change(record) | {"row": record.id})
+
+    def delete(self, ids: Iterable[int]) -> None:
+        """See `Work`."""
+        self._run(self._sql.delete, {"ids": list(ids)})
+
+    def touch(self, key: str, *, seen: int, expires: int | None) -> bool:
+        """See `Work`."""
+        values = {"key": key, "seen": seen, "new_expires": expires}
+        if self._run(self._sql.touch, values).rowcount:
+            return True
+        # No row moved: it is gone, or a later request touched it.
+        return self._run(self._sql.exists, {"key": key}).first() is not None
+
+    def commit(self) -> None:
+        """See `Work`."""
+        self._close("COMMIT")
+
+    def rollback(self) -> None:
+        """See `Work`."""
+        self._close("ROLLBACK")
+
+
+class SqlStore:
+    """`Store` on an engine of our own; see `engines`."""
+
+    def __init__(
+        self, engine: Engine, table: sa.Table, *, create: bool = False
+    ) -> None:
+        self.engine = engine
+        self.table = table
+        self.statements = Statements(table)
+        self.commits_last = engine.dialect.name == "sqlite"
+        self._create_first = create
+
+    # -- sessions ------------------------------------------------------
+
+    def load(self, key: str) -> Record | None:
+        """See `Store`."""
+        with self._autocommit() as connection:
+            return SqlWork(self, connection).load(key)
+
+    def touch(self, key: str, *, seen: int, expires: int | None) -> bool:
+        """See `Store`."""
+        with self._autocommit() as connection:
+            work = SqlWork(self, connection)
+            return work.touch(key, seen=seen, expires=expires)
+
+    def begin(self) -> SqlWork:
+        """See `Store`."""
+        connection = self._connect()
+        dialect = connection.dialect.name
+
+        def close(end: str) -> None:
+            _end(connection, end, self.table.fullname)
+
+        try:
+            with translated(self.table.fullname):
+                connection.exec_driver_sql(BEGIN.get(dialect, "BEGIN"))
+        except BaseException:
+            connection.close()
+            raise
+        return SqlWork(self, connection, close)
+
+    # -- cleaning ------------------------------------------------------
+
+    def clean(self, *, now: int, cutoffs: tuple[int, int], most: int) -> int:
+        """See `Store`."""
+        values = _cutoffs(cutoffs) | {"now": now, "most": most}
+        query = self.statements.expired
+        try:
+            with (
+                self._autocommit() as connection,
+                _alone(connection, self.table.fullname) as is_alone,
+            ):
+                if not is_alone:
+                    return 0
+                return self._delete_dead(connection, query, values)[0]
+        except SessionBusyError:
+            return 0
+
+    def trim(
+        self, *, cutoffs: tuple[int, int], after: int, most: int
+    ) -> tuple[int, int | None]:
+        """Delete one batch of dead rows, in the order of their ids.
+
+        Args:
+            cutoffs: the last-seen and creation times that are too old.
+            after: only rows with a greater id.
+            most: rows looked at in this batch.
+
+        Returns:
+            How many were deleted, and where to go on, None at the end.
+        """
+        values = _cutoffs(cutoffs) | {"after": after, "most": most}
+        with self._autocommit() as connection:
+            return self._delete_dead(connection, self.statements.dead, values)
+
+    def count_dead(self, *, cutoffs: tuple[int, int]) -> int:
+        """Return how many rows `trim` would delete now."""
+        with self._autocommit() as connection:
+            counted = connection.execute(
+                self.statements.count_dead, _cutoffs(cutoffs)
+            )
+            return int(counted.scalar_one())
+
+    def _delete_dead(
+        self, connection: Connection, query: Any, values: dict[str, Any]
+    ) -> tuple[int, int | None]:
+        ids = list(connection.execute(query, values).scalars())
+        if not ids:
+            return 0, None
+        deleted = connection.execute(
+            self.statements.delete_dead, values | {"ids": ids}
+        )
+        return deleted.rowcount, ids[-1] if len(ids) == values[
+            "most"
+        ] else None
+
+    # -- table ---------------------------------------------------------
+
+    def ddl(self) -> list[str]:
+        """Return the statements that make the table on this database."""
+        making: list[ExecutableDDLElement] = [
+            CreateTable(self.table),
+            *(CreateIndex(index) for index in sorted_indexes(self.table)),
+        ]
+        return [
+            str(part.compile(dialect=self.engine.dialect)).strip() + ";"
+            for part in making
+        ]
+
+    def create(self) -> bool:
+        """Make the table if it is missing; return whether it was.
+
+        Several processes may start at once: whoever comes second finds the
+        table made.
+        """
+        with translated(self.table.fullname), self.engine.connect() as conn:
+            if self._has_table(conn):
+                return False
+            try:
+                self.table.create(conn, checkfirst=False)
+                conn.commit()
+            except DBAPIError:
+                conn.rollback()
+                if not self._has_table(conn):
+                    raise
+                return False
+            return True
+
+    def create_if_told(self) -> None:
+        """Make the table at start-up, or at first use if nobody answers.
+
+        An application may start before its database server does.
+        """
+        if not self._create_first:
+            return
+        try:
+            self.create()
+            self._create_first = False
+        except OperationalError:
+            if self.engine.dialect.name == "sqlite":
+                raise
+            log.warning(
+                "the database of the sessions does not answer; their table "
+                "is looked for again when it is needed"
+            )
+
+    def _has_table(self, connection: Connection) -> bool:
+        return sa.inspect(connection).has_table(
+            self.table.name, schema=self.table.schema
+        )
+
+    # -- connections ---------------------------------------------------
+
+    def _connect(self) -> Connection:
+        if self._create_first:
+            self.create()
+            self._create_first = False
+        return self.engine.connect()
+
+    @contextmanager
+    def _autocommit(self) -> Iterator[Connection]:
+        with translated(self.table.fullname), self._connect() as connection:
+            yield connection
+            # Nothing to do in autocommit mode; but a database in memory is
+            # the application's own connection.
+            connection.commit()
+
+
+def sorted_indexes(table: sa.Table) -> list[sa.Index]:
+    """Return the table's indexes in a fixed order."""
+    return sorted(table.indexes, key=lambda index: str(index.name))
+
+
+def _record(row: Any) -> Record | None:
+    return None if row is None else Record(*row)
+
+
+def _change(record: Record) -> dict[str, Any]:
+    return {
+        "new_key": record.key,
+        "new_data": record.data,
+        "new_version": record.version,
+        "seen": record.seen,
+        "new_expires": record.expires,
+    }
+
+
+def _cutoffs(cutoffs: tuple[int, int]) -> dict[str, int]:
+    return {"idle_cutoff": cutoffs[0], "absolute_cutoff": cutoffs[1]}
+
+
+def _end(connection: Connection, end: str, table: str) -> None:
+    try:
+        with translated(table):
+            connection.exec_driver_sql(end)
+    except Exception:
+        # Whatever state it is in, nobody may get this connection.
+        connection.invalidate()
+        if end == "COMMIT":
+            raise
+        log.warning("a rollback failed; its connection was dropped")
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _alone(connection: Connection, table: str) -> Iterator[bool]:
+    """Yield whether nobody else cleans this table; never wait for that."""
+    dialect = connection.dialect.name
+    number = zlib.crc32(f"pyramid_limitedsession {table}".encode())
+    if dialect == "postgresql":
+        # Of the transaction, not of the session: poolers share sessions.
+        connection.exec_driver_sql(BEGIN[dialect])
+        try:
+            lock = sa.select(sa.func.pg_try_advisory_xact_lock(number))
+            yield bool(connection.execute(lock).scalar())
+        finally:
+            connection.exec_driver_sql("COMMIT")
+    elif dialect in MYSQL:
+        name = f"pyramid_limitedsession.{number}"
+        got = connection.execute(sa.select(sa.func.get_lock(name, 0))).scalar()
+        try:
+            yield bool(got)
+        finally:
+            if got:
+                connection.execute(sa.select(sa.func.release_lock(name)))
+    elif dialect == "sqlite":
+        # A busy database is left alone at once, not after the timeout.
+        wait = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        try:
+            yield True
+        finally:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait}")
+    else:
+        yield True

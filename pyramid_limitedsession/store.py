@@ -1,0 +1,214 @@
+"""What the unit of work needs of a store, and how two changes become one.
+
+The docstrings of `Store` and `Work` are their specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .tokens import Secret
+
+FLASH_PREFIX = "_f_"
+CSRF_KEY = "_csrft_"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row as read or as it is to be written. Times are seconds, UTC.
+
+    A time is None only in a damaged row, whose session is unreadable.
+
+    :ivar id: the row's identity; it survives rotation. 0: not stored yet.
+    :ivar key: hash of the token, see `tokens.key_of`.
+    :ivar data: the serialized content.
+    :ivar version: grows with every change of the data (compare-and-swap).
+    :ivar created: when the session began.
+    :ivar seen: the last activity that was written.
+    :ivar expires: when trimming may look at the row, None for never.
+    """
+
+    id: int
+    key: Secret = field(repr=False)
+    data: Secret = field(repr=False)
+    version: int
+    created: int | None
+    seen: int | None
+    expires: int | None
+
+
+class Work(Protocol):
+    """Statements inside one open database transaction.
+
+    Any method raises `SessionBusyError` when the database asks to try
+    again, and the driver's error, without values, when it is broken.
+    """
+
+    def load(self, key: str) -> Record | None:
+        """Return the row of this key, or None if there is none."""
+
+    def lock(self, key: str) -> Record | None:
+        """Return the newest committed row and lock it until the end.
+
+        None if there is none: the session was ended or rotated meanwhile.
+        """
+
+    def insert(self, record: Record) -> int:
+        """Insert a new row and return its id."""
+
+    def update(self, record: Record, *, key: str, version: int) -> bool:
+        """Write the record over the row that has this key and version.
+
+        Compare-and-swap: return False, and change nothing, when no row has
+        both. ``record.key`` becomes the row's key. The last activity never
+        moves backwards.
+        """
+
+    def replace(self, record: Record) -> None:
+        """Write the record over the row of its id, which is locked."""
+
+    def delete(self, ids: Iterable[int]) -> None:
+        """Delete these rows, under whatever key; absent ones are ignored."""
+
+    def touch(self, key: str, *, seen: int, expires: int | None) -> bool:
+        """Move the last activity forward, never back; the version stays.
+
+        Return False if the row is gone.
+        """
+
+    def commit(self) -> None:
+        """Make it durable, unless the transaction is somebody else's."""
+
+    def rollback(self) -> None:
+        """Undo it, unless the transaction is somebody else's.
+
+        Never raises: it is called while another error is on its way.
+        """
+
+
+class Store(Protocol):
+    """Where sessions are kept. Each call runs outside the app's transaction.
+
+    :ivar commits_last: True if `begin` must wait until the application's
+        own resources have committed (SQLite: one writer at a time).
+    """
+
+    commits_last: bool
+
+    def load(self, key: str) -> Record | None:
+        """Return the committed row of this key, or None; one statement."""
+
+    def begin(self) -> Work:
+        """Open a transaction of its own."""
+
+    def touch(self, key: str, *, seen: int, expires: int | None) -> bool:
+        """Do as `Work.touch` does, durably."""
+
+    def clean(self, *, now: int, cutoffs: tuple[int, int], most: int) -> int:
+        """Delete at most so many expired rows; return how many.
+
+        Does nothing, without waiting, while somebody else cleans. Rows
+        that were touched meanwhile survive.
+        """
+
+
+def merge(
+    base: dict[str, Any],
+    mine: dict[str, Any],
+    theirs: dict[str, Any],
+    *,
+    cleared: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """Merge two changes of one session, top-level key by key.
+
+    Unchanged by me: theirs. Changed by me: mine. Deleted by me: deleted.
+    After ``clear()``: mine only. A flash queue is theirs plus what I
+    pushed, minus what I popped. A CSRF token that both made is theirs.
+
+    Args:
+        base: what both started from.
+        mine: my content now.
+        theirs: what is stored now.
+        cleared: I called ``clear()``; what others added goes too.
+
+    Returns:
+        The merged content, and the keys that both changed (equal values
+        count: two increments from 1 to 2 are a conflict).
+    """
+    if cleared:
+        gone = changed_keys(base, theirs)
+        return mine, sorted(gone - _merged_by_kind(gone))
+    i_changed = changed_keys(base, mine)
+    they_changed = changed_keys(base, theirs)
+    both = i_changed & they_changed
+    merged = dict(theirs)
+    for key in [key for key in mine | base if key in i_changed]:
+        if key == CSRF_KEY and key in both and key in theirs:
+            continue
+        if key.startswith(FLASH_PREFIX):
+            queue = _merge_queue(
+                *(content.get(key, []) for content in (base, mine, theirs))
+            )
+            _put(merged, key, queue)
+        elif key in mine:
+            merged[key] = mine[key]
+        else:
+            merged.pop(key, None)
+    return merged, sorted(both - _merged_by_kind(both))
+
+
+def changed_keys(base: dict[str, Any], now: dict[str, Any]) -> set[str]:
+    """Return the top-level keys that were added, changed or deleted."""
+    return {
+        key
+        for key in base.keys() | now.keys()
+        if key not in base
+        or key not in now
+        or not _is_same(base[key], now[key])
+    }
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Compare as JSON does: ``1``, ``1.0`` and ``True`` are not the same."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(
+            _is_same(value, other[key]) for key, value in one.items()
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    kinds = (isinstance(one, bool), isinstance(one, float))
+    return one == other and kinds == (
+        isinstance(other, bool),
+        isinstance(other, float),
+    )
+
+
+def _merged_by_kind(keys: Iterable[str]) -> set[str]:
+    return {
+        key for key in keys if key == CSRF_KEY or key.startswith(FLASH_PREFIX)
+    }
+
+
+def _merge_queue(base: object, mine: object, theirs: object) -> object:
+    # An application may have put something else under a queue's name.
+    if not (
+        isinstance(base, list)
+        and isinstance(mine, list)
+        and isinstance(theirs, list)
+    ):
+        return mine
+    if _is_same(mine[: len(base)], base):
+        return theirs + mine[len(base) :]
+    # I popped what I had loaded; what came in meanwhile stays.
+    if _is_same(theirs[: len(base)], base):
+        theirs = theirs[len(base) :]
+    return theirs + mine
+
+
+def _put(content: dict[str, Any], key: str, queue: object) -> None:
+    if queue:
+        content[key] = queue
+    else:
+        content.pop(key, None)

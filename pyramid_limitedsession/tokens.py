@@ -1,0 +1,63 @@
+"""The token in the cookie and the key in the table.
+
+The browser holds a *token*: 256 random bits. The table holds only its
+*key*, ``2::`` and the SHA-256 of the token in hex, which is the private-id
+format of Rack and of activerecord-session_store. Whoever reads the table
+cannot make a cookie from it (OWASP ASVS 7.2.3; CVE-2019-25025 is what
+happens otherwise).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+TOKEN_BYTES = 32
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+_KEY_PREFIX = "2::"
+
+
+class Secret(str):
+    """A string that does not show itself in a repr.
+
+    Log lines, tracebacks and SQLAlchemy's echo print parameters and rows
+    with ``repr``: tokens, keys and session data travel as ``Secret``, so
+    that none of these can tell them, whatever engine runs the statement.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def make_token() -> Secret:
+    """Return a new token: 32 random bytes as 43 URL-safe characters."""
+    return Secret(secrets.token_urlsafe(TOKEN_BYTES))
+
+
+def parse_token(cookie: str | None) -> Secret | None:
+    """Return the cookie's token, or None if it cannot be one of ours.
+
+    Length and alphabet are checked before anything is hashed or sent to a
+    database: a cookie is untrusted input.
+    """
+    if cookie is None or not _TOKEN.fullmatch(cookie):
+        return None
+    return Secret(cookie)
+
+
+def key_of(token: str) -> Secret:
+    """Return the key under which the token's row is stored."""
+    digest = hashlib.sha256(token.encode("ascii")).hexdigest()
+    return Secret(_KEY_PREFIX + digest)
+
+
+def fingerprint(key: str) -> str:
+    """Return the few characters of a key that a log line may show.
+
+    Eight hex characters tell two sessions apart in a log, and are of no
+    use to somebody who wants to find the row or guess the token.
+    """
+    return key[len(_KEY_PREFIX) :][:8]

@@ -1,0 +1,142 @@
+"""The life-cycle tween, above the transaction.
+
+When the outcome is known it makes durable what must survive an abort,
+writes the activity, and now and then deletes a batch of expired rows. All
+request state is in locals and on the request's unit.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+from collections.abc import Callable
+
+from pyramid.path import DottedNameResolver
+from pyramid.registry import Registry
+from pyramid.request import Request
+from pyramid.response import Response
+
+from .factory import EXTERNAL, UNIT, SessionFactory, is_external
+from .store import Store
+from .unitofwork import Unit
+
+try:
+    from pyramid_retry import is_error_retryable
+except ImportError:  # pragma: no cover - pyramid_retry is not installed
+
+    def is_error_retryable(request: Request, error: Exception) -> bool:
+        """Nobody replays a request."""
+        return False
+
+
+log = logging.getLogger(__name__)
+
+REGISTRY_KEY = "pyramid_limitedsession"
+
+
+def lifecycle_tween_factory(
+    handler: Callable[[Request], Response], registry: Registry
+) -> Callable[[Request], Response]:
+    """Return the tween; see the module's text."""
+    factory: SessionFactory = registry[REGISTRY_KEY]
+    cleaner = Cleaner(factory)
+    veto = registry.settings.get("tm.commit_veto")
+    commit_veto = DottedNameResolver().maybe_resolve(veto) if veto else None
+
+    def lifecycle_tween(request: Request) -> Response:
+        request.environ[EXTERNAL] = "tm.active" in request.environ
+        try:
+            response = handler(request)
+        except Exception as error:
+            unit = _unit(request)
+            if unit is not None:
+                _settle_failed(request, unit, error)
+            raise
+        unit = _unit(request)
+        if unit is None or not unit.looked:
+            return response
+        rendered = getattr(request, "exception", None)
+        if rendered is not None and is_error_retryable(request, rendered):
+            unit.close()
+            return response
+        try:
+            unit.settle(keep=_is_kept(request, response, commit_veto))
+        except Exception:
+            # The application's exception views are below this tween.
+            return request.invoke_exception_view(sys.exc_info(), reraise=True)
+        cleaner.clean_now_and_then(unit.place.store)
+        return response
+
+    return lifecycle_tween
+
+
+def _unit(request: Request) -> Unit | None:
+    return getattr(request, UNIT, None)
+
+
+def _settle_failed(request: Request, unit: Unit, error: Exception) -> None:
+    """Carry out what must survive an unhandled exception."""
+    if is_error_retryable(request, error):
+        unit.close()
+        return
+    try:
+        unit.settle(keep=False)
+    except Exception:
+        # The application's own error is what must reach the log first.
+        log.exception("a session could not be ended")
+
+
+def _is_kept(
+    request: Request,
+    response: Response,
+    commit_veto: Callable[[Request, Response], bool] | None,
+) -> bool:
+    """Say whether changes that no transaction of ours decided are kept.
+
+    Where somebody else manages the transaction, pyramid_tm's own rules are
+    followed, so that a test sees what production would do.
+    """
+    if not is_external(request):
+        return True
+    if commit_veto is not None:
+        return not commit_veto(request, response)
+    return getattr(request, "exception", None) is None
+
+
+class Cleaner:
+    """Deletes a batch of expired rows, now and then."""
+
+    def __init__(self, factory: SessionFactory) -> None:
+        self._factory = factory
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def clean_now_and_then(self, store: Store) -> None:
+        """Clean with a chance of 1 in ``self_clean``; never raise.
+
+        At most once a second in a process, and not while another of its
+        threads is at it.
+        """
+        settings = self._factory.settings
+        if not settings.self_clean:
+            return
+        if random.randrange(settings.self_clean):  # noqa: S311 - no secret
+            return
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            now = int(self._factory.clock())
+            if now != self._last:
+                self._last = now
+                store.clean(
+                    now=now,
+                    cutoffs=settings.policy.limits.cutoffs(now),
+                    most=settings.self_clean_batch,
+                )
+        except Exception:
+            # The visitor has nothing to do with it.
+            log.warning("expired sessions were not deleted", exc_info=True)
+        finally:
+            self._lock.release()

@@ -1,0 +1,358 @@
+"""One request's session: what was loaded, what it is now, what becomes of it.
+
+`Unit` holds the content; it plans what is to be written, and learns what
+came of it. How it takes part in a transaction is in `datamanager`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from .errors import UnreadableDataError
+from .limits import Verdict
+from .saving import Plan, Result
+from .serializers import check_size
+from .settings import Policy
+from .store import Record, Store, Work, changed_keys
+from .tokens import Secret, fingerprint, key_of
+
+log = logging.getLogger(__name__)
+
+Ended = Literal["idle", "absolute", "unreadable"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one request's session is read and written.
+
+    :ivar store: own connections, outside the request's transaction.
+    :ivar join: makes a unit take part in the request's transaction; returns
+        its data manager, or None if there is no transaction.
+    :ivar enlist: joined mode: returns a `Work` inside the request's
+        database transaction. None: the store's own transactions are used.
+    :ivar reads_enlisted: rows can be seen only inside that transaction.
+    """
+
+    store: Store
+    join: Callable[[Unit], object | None]
+    enlist: Callable[[], Work] | None = None
+    reads_enlisted: bool = False
+
+
+class Unit:
+    """The pending change of one session in one request.
+
+    :ivar ended: why the presented session was refused, or None.
+    :ivar looked: the content was asked for (so the answer depends on it).
+    :ivar new_token: what the browser is to be given, once it is certain.
+    :ivar forget_token: the browser's token is known to be dead.
+    """
+
+    def __init__(
+        self, policy: Policy, place: Place, token: Secret | None, now: int
+    ) -> None:
+        self.place = place
+        self.now = now
+        self.ended: Ended | None = None
+        self.looked = False
+        self.touched = False
+        self.new_token: Secret | None = None
+        self.forget_token = False
+        self._policy = policy
+        self._token = token
+        self._record: Record | None = None
+        self._content: dict[str, Any] = {}
+        # The content may have been changed: compare it at the end.
+        self._opened = False
+        self._cleared = False
+        self._rotating = False
+        self._ends: list[int] = []
+        # Row gone at save time: nothing of this request may bring it back.
+        self._lost = False
+        self._closed = False
+        self._discarded: set[str] = set()
+        self._failure: Exception | None = None
+        self._manager: object | None = None
+
+    # -- for the session -----------------------------------------------
+
+    def look(self) -> dict[str, Any]:
+        """Return the content, loaded at the first look; not to be changed.
+
+        Raises what the store raises: a broken system is no empty session.
+        """
+        if self._manager is None:
+            self._manager = self.place.join(self)
+        if not self.looked:
+            self._load()
+        return self._content
+
+    def expose(self) -> None:
+        """Note that somebody holds a value that can be changed in place."""
+        self._opened = True
+
+    def open(self) -> dict[str, Any]:
+        """Return the content, which the caller is about to change."""
+        content = self.look()
+        self._opened = True
+        if self._closed:
+            # The stack tells where: such a change is a mistake in the app.
+            log.error(
+                "a session was changed after its response was finished; "
+                "the change is lost",
+                stack_info=True,
+            )
+        return content
+
+    @property
+    def is_new(self) -> bool:
+        """No row is stored for this session."""
+        self.look()
+        return self._record is None
+
+    @property
+    def created(self) -> int:
+        """When the session began, in seconds since the epoch."""
+        self.look()
+        begun = self._record.created if self._record else None
+        return self.now if begun is None else begun
+
+    @property
+    def token(self) -> Secret | None:
+        """The token of the stored session."""
+        return self._token if self._record else None
+
+    @property
+    def is_joined(self) -> bool:
+        """It takes part in a transaction whose outcome is not known yet."""
+        return self._manager is not None
+
+    @property
+    def expires_in(self) -> int | None:
+        """Seconds left if it is not used again; None without limits."""
+        return self._policy.limits.expires_in(self.created, self.now)
+
+    def clear(self) -> None:
+        """Empty the content, also of keys that others add meanwhile."""
+        self.open().clear()
+        self._cleared = True
+
+    def end(self) -> None:
+        """End the session; what is put in afterwards is a new one."""
+        self.open()
+        if self._record is not None:
+            self._ends.append(self._record.id)
+        self.forget_token = self._token is not None
+        self._record = self._token = self.new_token = None
+        self._reset()
+
+    def rotate(self) -> None:
+        """Give the stored session a new token at the end of the request."""
+        self.open()
+        self._rotating = True
+
+    # -- loading -------------------------------------------------------
+
+    def _load(self) -> None:
+        if self._failure is not None:
+            # Each try may wait for a timeout; and it must not come true
+            # that one half of a request sees a session, the other none.
+            raise self._failure
+        try:
+            record = self._read()
+        except Exception as error:
+            self._failure = error
+            raise
+        self.looked = True
+        if record is not None:
+            self._take(record)
+
+    def _read(self) -> Record | None:
+        if self._token is None:
+            return None
+        key = key_of(self._token)
+        place = self.place
+        if place.reads_enlisted and place.enlist and self._manager:
+            record = place.enlist().load(key)
+        else:
+            record = place.store.load(key)
+        if record is None:
+            log.info("no session has this token (key %s)", fingerprint(key))
+        return record
+
+    def _take(self, record: Record) -> None:
+        try:
+            verdict = self._verdict(record)
+            if verdict == "active":
+                self._content = self._policy.serializer.loads(record.data)
+                self._record = record
+                return
+        except UnreadableDataError:
+            # The cookie stays: a newer release may be able to read the row.
+            self.ended = "unreadable"
+            log.warning("session %s is unreadable", fingerprint(record.key))
+            return
+        self.ended = verdict
+        self.forget_token = True
+
+    def _verdict(self, record: Record) -> Verdict:
+        if record.created is None or record.seen is None:
+            raise UnreadableDataError("the row has no times")
+        limits = self._policy.limits
+        return limits.verdict(record.created, record.seen, self.now)
+
+    def _reset(self) -> None:
+        """Go back to what the row holds; nothing is pending then."""
+        if not self._opened:
+            return
+        self._opened = self._cleared = self._rotating = False
+        self._content = self._base()
+
+    def _base(self) -> dict[str, Any]:
+        if self._record is None:
+            return {}
+        return self._policy.serializer.loads(self._record.data)
+
+    # -- saving --------------------------------------------------------
+
+    def plan(self) -> Plan | None:
+        """Return what is to be written, or None for nothing.
+
+        Raises:
+            SessionValueError: the content is not all JSON.
+            SessionOverflowError: it is larger than max_data_size.
+        """
+        text = None if self._lost or not self._opened else self._text()
+        if text is None and not self._ends:
+            return None
+        return Plan(
+            policy=self._policy,
+            now=self.now,
+            base=self._record,
+            text=text,
+            ends=tuple(self._ends),
+            cleared=self._cleared,
+            rotating=self._rotating,
+        )
+
+    def _text(self) -> str | None:
+        if self._record is None and not self._content:
+            return None
+        policy = self._policy
+        text = policy.serializer.dumps(self._content)
+        if self._record is not None and not self._rotating:
+            if text == self._record.data:
+                return None
+        check_size(
+            text, self._content, policy.serializer, policy.max_data_size
+        )
+        return text
+
+    # -- outcome -------------------------------------------------------
+
+    def committed(self, result: Result | None) -> None:
+        """Take what a plan has written as the session's state."""
+        self._manager = None
+        self._ends.clear()
+        self._discarded.clear()
+        if result is not None and result.lost:
+            self._lost = True
+        elif result is not None and result.record is not None:
+            self._record = result.record
+            self._token = result.token or self._token
+            self.new_token = result.token or self.new_token
+        if result is not None and result.merged is not None:
+            self._content = result.merged
+        self._opened = self._cleared = self._rotating = False
+
+    def aborted(self) -> None:
+        """Discard every change but the ends, which are carried out later."""
+        self._manager = None
+        if self._opened:
+            self._discarded |= changed_keys(self._base(), self._content)
+        self._reset()
+
+    def settle(self, *, keep: bool) -> None:
+        """Do what is left to do once the transaction's outcome is known.
+
+        Saves what was changed outside any transaction (or discards it,
+        ``keep=False``), carries out the ends of an aborted request, and
+        writes the activity when that is due. Uses connections of its own.
+        """
+        if not self.looked or self._closed:
+            return
+        if not keep or self.is_joined:
+            # Still joined: a hook of the app's broke the commit.
+            self.aborted()
+        try:
+            self._save_alone()
+        except Exception:
+            self._closed = True
+            raise
+        if self._discarded:
+            log.warning(
+                "changes to the session keys %s were discarded, because the "
+                "transaction was rolled back; 'raise HTTPFound' does that "
+                "unless tm.commit_veto is set",
+                ", ".join(sorted(map(repr, self._discarded))),
+            )
+            self._discarded.clear()
+        self._touch()
+
+    def close(self) -> None:
+        """Accept no more changes: the answer is on its way."""
+        self._closed = True
+
+    def _save_alone(self) -> None:
+        plan = self.plan()
+        if plan is None:
+            return
+        work = self.place.store.begin()
+        try:
+            result = plan.execute(work)
+        except BaseException:
+            work.rollback()
+            raise
+        work.commit()
+        self.committed(result)
+
+    def _touch(self) -> None:
+        record = self._record
+        limits = self._policy.limits
+        if record is None or record.seen is None or self._lost:
+            return
+        if not limits.touch_due(record.seen, self.now):
+            return
+        expires = limits.coarse_expiry(record.created or 0, self.now)
+        try:
+            alive = self.place.store.touch(
+                record.key, seen=self.now, expires=expires
+            )
+        except Exception:
+            # The visitor has his page; the next request tries again.
+            log.warning("a session's activity was not written", exc_info=True)
+            return
+        self.touched = alive
+        self._record = replace(record, seen=self.now, expires=expires)
+
+    # -- savepoints ----------------------------------------------------
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return a function that restores the content as it is now."""
+        content = copy.deepcopy(self._content)
+        flags = self._opened, self._cleared, self._rotating
+        ends = len(self._ends)
+
+        def restore() -> None:
+            # An end stays an end: nothing of it may come back.
+            if len(self._ends) == ends:
+                self._content = copy.deepcopy(content)
+                self._opened, self._cleared, self._rotating = flags
+            else:
+                self._reset()
+
+        return restore

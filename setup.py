@@ -1,0 +1,76 @@
+"""Packaging of pyramid_limitedsession."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+
+testing = [
+    "alembic",
+    "hypothesis",
+    "psycopg2-binary",
+    "psycopg[binary]",
+    "pymysql",
+    "pyramid_retry",
+    "pytest",
+    "pytest-cov",
+    "webtest",
+]
+
+setup(
+    name="pyramid_limitedsession",
+    version="0.1.0.dev0",
+    description=(
+        "Server-side sessions for Pyramid in a transaction-managed "
+        "SQLAlchemy table, with idle and absolute timeouts"
+    ),
+    long_description=(here / "README.rst").read_text(encoding="utf-8")
+    + "\n\n"
+    + (here / "CHANGES.txt").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    license="MIT",
+    license_files=["LICENSE.txt"],
+    keywords="pyramid session sqlalchemy transaction timeout expiry",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Framework :: Pyramid",
+        "Intended Audience :: Developers",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Internet :: WWW/HTTP :: Session",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["pyramid_limitedsession*"]),
+    package_data={
+        "pyramid_limitedsession": ["py.typed"],
+        "pyramid_limitedsession.demo": ["templates/*", "static/*"],
+    },
+    python_requires=">=3.10",
+    install_requires=[
+        "pyramid >= 2.0",
+        "pyramid_tm >= 2.5",
+        "SQLAlchemy >= 2.0",
+        "transaction >= 3.0",
+        "zope.interface >= 5.0",
+        "zope.sqlalchemy >= 2.0",
+    ],
+    extras_require={
+        "console": ["rich >= 12.0"],
+        "demo": ["pyramid_jinja2 >= 2.10", "waitress >= 2.1"],
+        "docs": ["docutils >= 0.19", "sphinx >= 6.0"],
+        "testing": [*testing, "pyramid_jinja2 >= 2.10", "rich >= 12.0"],
+        # Apart, because it is compiled against a client library.
+        "mysqlclient": ["mysqlclient >= 2.1"],
+    },
+    entry_points={
+        "console_scripts": [
+            "pls-init = pyramid_limitedsession.scripts:init",
+            "pls-trim = pyramid_limitedsession.scripts:trim",
+        ],
+        "paste.app_factory": ["demo = pyramid_limitedsession.demo:main"],
+    },
+)

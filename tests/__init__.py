@@ -1,0 +1,1 @@
+"""The tests; how they reach databases is in ``conftest``."""

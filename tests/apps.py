@@ -1,0 +1,212 @@
+"""Real applications for the tests, driven through WebTest.
+
+`World` is one application on one database: pyramid_tm, zope.sqlalchemy, a
+table of the application's own, and our sessions in one of two modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+import zope.sqlalchemy
+from pyramid.config import Configurator
+from pyramid.request import Request
+from pyramid.response import Response
+from sqlalchemy.orm import declarative_base, sessionmaker
+from webtest import TestApp
+
+from pyramid_limitedsession import make_table
+
+MODES = ("joined", "separate")
+START = 1_800_000_000
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now: float = START
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+
+class World:
+    """One application, its database, and what a test looks at.
+
+    ``world.views[name] = function(request) -> anything JSON`` is answered
+    at ``/name``; a view may return a Response, or raise.
+
+    :ivar statements: SQL that ran on any engine of this world.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        mode: str,
+        *,
+        clock: Clock,
+        table: str,
+        settings: dict[str, Any] | None = None,
+        explicit: bool = True,
+        engine: dict[str, Any] | None = None,
+        configure: Callable[[Configurator], None] = lambda config: None,
+    ) -> None:
+        self.mode = mode
+        self.clock = clock
+        self.url = url
+        self.views: dict[str, Callable[[Request], Any]] = {}
+        self.statements: list[str] = []
+        self.engine = sa.create_engine(url, **(engine or {}))
+        base = declarative_base()
+        self.item_table = f"{table}_items"
+
+        class Item(base):  # type: ignore[misc, valid-type]
+            __tablename__ = self.item_table
+            id = sa.Column(sa.Integer, primary_key=True)
+            name = sa.Column(sa.String(50), unique=True)
+
+        self.Item = Item
+        self.base = base
+        self.table = make_table(base.metadata, table)
+        base.metadata.create_all(self.engine)
+        self.session_factory = sessionmaker(self.engine)
+        self._listen(self.engine)
+        self.app = self._make_app(
+            {
+                "limitedsession.table_name": table,
+                "limitedsession.self_clean": "0",
+                **(
+                    {"limitedsession.sqlalchemy.url": url}
+                    if mode == "separate"
+                    else {}
+                ),
+                **(
+                    {"tm.manager_hook": "pyramid_tm.explicit_manager"}
+                    if explicit
+                    else {}
+                ),
+                **(settings or {}),
+            },
+            configure,
+        )
+        self.factory = self.app.registry["pyramid_limitedsession"]
+        if self.store.engine is not self.engine:
+            self._listen(self.store.engine)
+
+    def _make_app(
+        self,
+        settings: dict[str, Any],
+        configure: Callable[[Configurator], None],
+    ) -> Any:
+        with Configurator(settings=settings) as config:
+            config.include("pyramid_tm")
+            config.include("pyramid_limitedsession")
+            config.set_session_clock(self.clock)
+            config.add_request_method(
+                self._dbsession, "dbsession", reify=True
+            )
+            config.add_route("view", "/{name}")
+            config.add_view(self._view, route_name="view", renderer="json")
+            configure(config)
+            return config.make_wsgi_app()
+
+    def _dbsession(self, request: Request) -> Any:
+        dbsession = request.environ.get("app.dbsession")
+        if dbsession is None:
+            dbsession = self.session_factory()
+            zope.sqlalchemy.register(
+                dbsession, transaction_manager=request.tm
+            )
+        return dbsession
+
+    def _view(self, request: Request) -> Any:
+        return self.views[request.matchdict["name"]](request)
+
+    def _listen(self, engine: sa.Engine) -> None:
+        sa.event.listen(engine, "before_cursor_execute", self._ran)
+
+    def _ran(self, *arguments: Any) -> None:
+        self.statements.append(arguments[2])
+
+    # -- what tests use ------------------------------------------------
+
+    def browser(self, **environ: Any) -> TestApp:
+        """Return a new browser with an empty cookie jar."""
+        return TestApp(self.app, extra_environ=environ)
+
+    def on(self, name: str) -> Callable[[Any], Any]:
+        """Decorate a function that answers at ``/name``."""
+
+        def register(view: Callable[[Request], Any]) -> Any:
+            self.views[name] = view
+            return view
+
+        return register
+
+    @property
+    def store(self) -> Any:
+        """The store beside the application's transaction."""
+        if self.factory.store is not None:
+            return self.factory.store
+        dbsession = self.session_factory()
+        try:
+            return self.factory.store_of(dbsession)
+        finally:
+            dbsession.close()
+
+    def rows(self) -> list[Any]:
+        """Return the committed rows of the sessions table."""
+        with self.engine.connect() as connection:
+            query = sa.select(self.table).order_by(self.table.c.id)
+            return list(connection.execute(query))
+
+    def items(self) -> list[str]:
+        """Return the names of the application's own committed rows."""
+        with self.engine.connect() as connection:
+            query = sa.select(self.Item.name).order_by(self.Item.id)
+            return list(connection.execute(query).scalars())
+
+    def execute(self, statement: Any, values: Any = None) -> None:
+        """Run a statement of the test's own."""
+        with self.engine.begin() as connection:
+            connection.execute(statement, values)
+
+    def checked_out(self) -> int:
+        """Return how many connections are not back in their pools."""
+        engines = {self.engine, self.store.engine}
+        return sum(
+            getattr(engine.pool, "checkedout", lambda: 0)()
+            for engine in engines
+        )
+
+    def count(self, *words: str) -> list[str]:
+        """Return the verbs of the statements on our table since last time.
+
+        Transactions' own statements are left out.
+        """
+        verbs = [
+            statement.split()[0].upper()
+            for statement in self.statements
+            if self.table.name in statement
+            and self.item_table not in statement
+        ]
+        self.statements.clear()
+        return verbs
+
+    def close(self) -> None:
+        """Drop the tables and close every connection."""
+        self.store.engine.dispose()
+        self.base.metadata.drop_all(self.engine)
+        self.engine.dispose()
+
+
+def cookie_of(response: Response) -> list[str]:
+    """Return the Set-Cookie headers of a response."""
+    return response.headers.getall("Set-Cookie")

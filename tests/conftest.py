@@ -1,0 +1,131 @@
+"""Databases and applications for the tests: all of them real.
+
+Every database is named by an environment variable; the defaults are a local
+server's. With ``REQUIRE_DATABASES`` set, one that cannot be reached fails
+its tests; otherwise they are skipped and say so.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import pytest
+import sqlalchemy as sa
+
+from tests.apps import MODES, Clock, World
+
+SERVERS = {
+    "postgresql": os.environ.get(
+        "TEST_POSTGRESQL", "postgresql+psycopg://root@127.0.0.1:5432/test"
+    ),
+    "mariadb": os.environ.get(
+        "TEST_MARIADB", "mysql+pymysql://root@127.0.0.1:3306/test"
+    ),
+}
+# The same servers through the other drivers.
+OTHER_DRIVERS = {
+    "psycopg2": ("postgresql", "postgresql+psycopg2"),
+    "mysqlclient": ("mariadb", "mysql+mysqldb"),
+}
+DATABASES = ("sqlite", *SERVERS)
+DRIVERS = (*DATABASES, *OTHER_DRIVERS)
+
+
+def _url(name: str, folder: object) -> str:
+    if name == "sqlite":
+        return f"sqlite:///{folder}/test.sqlite"
+    if name in OTHER_DRIVERS:
+        server, driver = OTHER_DRIVERS[name]
+        url = sa.make_url(SERVERS[server]).set(drivername=driver)
+        return url.render_as_string(hide_password=False)
+    return SERVERS[name]
+
+
+class Databases:
+    """URLs of databases that answer; each is asked once."""
+
+    def __init__(self, folder: object) -> None:
+        self._folder = folder
+        self._answers: dict[str, Exception | None] = {}
+
+    def url(self, name: str) -> str:
+        """Return the URL of a database, or skip or fail the test."""
+        url = _url(name, self._folder)
+        if name not in self._answers:
+            self._answers[name] = self._ask(url)
+        problem = self._answers[name]
+        if problem is not None:
+            text = f"{name} cannot be used: {problem}"
+            if os.environ.get("REQUIRE_DATABASES"):
+                pytest.fail(text)
+            pytest.skip(text)
+        return url
+
+    def _ask(self, url: str) -> Exception | None:
+        try:
+            engine = sa.create_engine(url)
+            with engine.connect():
+                pass
+            engine.dispose()
+        except (sa.exc.SQLAlchemyError, ImportError) as error:
+            return error
+        return None
+
+
+@pytest.fixture(scope="session", name="databases")
+def _databases(tmp_path_factory):
+    return Databases(tmp_path_factory.mktemp("databases"))
+
+
+@pytest.fixture(scope="session", name="run_name")
+def _run_name():
+    """Part of every table's name: two runs on one server do not meet."""
+    return secrets.token_hex(3)
+
+
+@pytest.fixture(name="clock")
+def _clock():
+    return Clock()
+
+
+@pytest.fixture(name="make_world")
+def _make_world(databases, run_name, clock):
+    """Return a function that makes worlds; all are torn down at the end."""
+    worlds = []
+
+    def make(database="sqlite", mode="separate", **options):
+        world = World(
+            databases.url(database),
+            mode,
+            clock=clock,
+            table=f"pls_{run_name}_{len(worlds)}_sessions",
+            **options,
+        )
+        worlds.append(world)
+        return world
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+@pytest.fixture(name="database", params=DATABASES)
+def _database(request):
+    return request.param
+
+
+@pytest.fixture(name="driver", params=DRIVERS)
+def _driver(request):
+    return request.param
+
+
+@pytest.fixture(name="mode", params=MODES)
+def _mode(request):
+    return request.param
+
+
+@pytest.fixture(name="world")
+def _world(make_world, database, mode):
+    """A real application on each database, in each mode."""
+    return make_world(database, mode)
