@@ -98,9 +98,9 @@ class EnlistedStore:
         """See `Store`."""
         return enlist(self._store, self._dbsession, self._tm)
 
-    def touch(self, key: str, *, seen: int, expires: int | None) -> bool:
+    def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """See `Store`."""
-        return self.begin().touch(key, seen=seen, expires=expires)
+        return self.begin().touch(record, seen=seen, expires=expires)
 
     def clean(self, *, now: int, cutoffs: tuple[int, int], most: int) -> int:
         """Clean nothing: what is expired here goes with the transaction."""

@@ -96,9 +96,9 @@ class Plan:
         token = make_token() if self.rotating else None
         key = key_of(token) if token else base.key
         record = self._next(base, key, text)
-        if work.update(record, key=base.key, version=base.version):
+        if work.update(record, old=base):
             return Result(record, token)
-        newest = work.lock(base.key)
+        newest = work.lock(base)
         if newest is None:
             log.info(
                 "session %s was ended meanwhile; a change is dropped",

@@ -141,4 +141,6 @@ def make_table(
         sa.UniqueConstraint("session_id", name=f"uq_{name}_session_id"),
         sa.Index(f"ix_{name}_expires_at", "expires_at"),
         schema=schema,
+        # An id is never given out twice: a late logout deletes by id.
+        sqlite_autoincrement=True,
     )

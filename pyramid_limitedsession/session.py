@@ -149,7 +149,11 @@ class LimitedSession(MutableMapping[str, Any]):
 
     @property
     def expires_in(self) -> int | None:
-        """Seconds until it ends if it is not used again, None for never."""
+        """Seconds it lasts at least if it is not used again; None: for ever.
+
+        An idle session may last up to ``touch_interval`` longer, because
+        activity is not written more often than that.
+        """
         return self._unit.expires_in
 
     def changed(self) -> None:
@@ -172,8 +176,11 @@ class LimitedSession(MutableMapping[str, Any]):
         """Give the session a new token; content and age stay.
 
         To be called when the visitor's rights change, as at login (OWASP
-        ASVS 7.2.4): who knew the old token is left with nothing. If the
+        ASVS 7.2.4): the old token opens nothing any more. If the
         transaction aborts the old token stays valid. A session without a
         row gets its first token at the end of the request in any case.
+
+        The CSRF token is content and stays too, or forms in other tabs
+        would fail; ``pyramid.csrf.new_csrf_token(request)`` makes another.
         """
         self._unit.rotate()

@@ -1,6 +1,6 @@
-"""Sessions in a SQL table: every statement this package executes.
+"""Sessions in a SQL table: the only module that executes SQL.
 
-Read `Statements`, and you know the whole behaviour against the database.
+What it executes is in `statements`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
@@ -20,89 +19,10 @@ from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 from .dberrors import translated
 from .engines import BEGIN, MYSQL
 from .errors import SessionBusyError
+from .statements import Statements
 from .store import Record
 
 log = logging.getLogger(__name__)
-
-
-class Statements:
-    """The named statements on one table, built once so that they are cached.
-
-    No upsert, and no insert under a key that came from a cookie: either
-    would bring a session back that was ended meanwhile.
-    """
-
-    def __init__(self, table: sa.Table) -> None:
-        c = table.c
-        record = (
-            c.id,
-            c.session_id,
-            c.data,
-            c.version,
-            c.created_at,
-            c.updated_at,
-            c.expires_at,
-        )
-        by_key = c.session_id == bindparam("key")
-        seen: Any = bindparam("seen", type_=c.updated_at.type)
-        change: dict[Any, Any] = {
-            c.session_id: bindparam("new_key"),
-            c.data: bindparam("new_data"),
-            c.version: bindparam("new_version"),
-            # Another host, or a request that began later, may have touched.
-            c.updated_at: sa.case(
-                (c.updated_at < seen, seen), else_=c.updated_at
-            ),
-            c.expires_at: bindparam("new_expires"),
-        }
-        # The same times as `Limits.cutoffs`. A row without times is damaged
-        # and never loaded again.
-        dead = sa.or_(
-            c.updated_at <= bindparam("idle_cutoff"),
-            c.created_at <= bindparam("absolute_cutoff"),
-            c.updated_at.is_(None),
-            c.created_at.is_(None),
-        )
-        most = bindparam("most", type_=sa.Integer)
-        among = c.id.in_(bindparam("ids", expanding=True))
-
-        self.load = sa.select(*record).where(by_key)
-        self.lock = self.load.with_for_update()
-        self.insert = table.insert()
-        self.update = (
-            table.update()
-            .where(by_key, c.version == bindparam("old_version"))
-            .values(change)
-        )
-        self.replace = (
-            table.update().where(c.id == bindparam("row")).values(change)
-        )
-        self.touch = (
-            table.update()
-            .where(by_key, c.updated_at < seen)
-            .values(
-                {c.updated_at: seen, c.expires_at: bindparam("new_expires")}
-            )
-        )
-        self.exists = sa.select(c.id).where(by_key)
-        self.delete = table.delete().where(among)
-        # Trimming: read ids without a lock, then delete those that are
-        # still dead. A list of ids alone would kill a session that was
-        # touched in between.
-        self.expired = (
-            sa.select(c.id)
-            .where(c.expires_at <= bindparam("now"), dead)
-            .order_by(c.expires_at)
-            .limit(most)
-        )
-        self.dead = (
-            sa.select(c.id)
-            .where(c.id > bindparam("after"), dead)
-            .order_by(c.id)
-            .limit(most)
-        )
-        self.count_dead = sa.select(sa.func.count()).where(dead)
-        self.delete_dead = table.delete().where(among, dead)
 
 
 class SqlWork:
@@ -127,9 +47,9 @@ class SqlWork:
         """See `Work`."""
         return _record(self._run(self._sql.load, {"key": key}).first())
 
-    def lock(self, key: str) -> Record | None:
+    def lock(self, record: Record) -> Record | None:
         """See `Work`. SQLite has no row locks and needs none: one writer."""
-        return _record(self._run(self._sql.lock, {"key": key}).first())
+        return _record(self._run(self._sql.lock, _same(record)).first())
 
     def insert(self, record: Record) -> int:
         """See `Work`."""
@@ -146,9 +66,9 @@ class SqlWork:
         )
         return int(result.inserted_primary_key[0])
 
-    def update(self, record: Record, *, key: str, version: int) -> bool:
+    def update(self, record: Record, *, old: Record) -> bool:
         """See `Work`."""
-        where = {"key": key, "old_version": version}
+        where = _same(old) | {"old_version": old.version}
         result = self._run(self._sql.update, _change(record) | where)
         return bool(result.rowcount)
 
@@ -160,13 +80,14 @@ class SqlWork:
         """See `Work`."""
         self._run(self._sql.delete, {"ids": list(ids)})
 
-    def touch(self, key: str, *, seen: int, expires: int | None) -> bool:
+    def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """See `Work`."""
-        values = {"key": key, "seen": seen, "new_expires": expires}
+        same = _same(record)
+        values = same | {"seen": seen, "new_expires": expires}
         if self._run(self._sql.touch, values).rowcount:
             return True
         # No row moved: it is gone, or a later request touched it.
-        return self._run(self._sql.exists, {"key": key}).first() is not None
+        return self._run(self._sql.exists, same).first() is not None
 
     def commit(self) -> None:
         """See `Work`."""
@@ -196,11 +117,11 @@ class SqlStore:
         with self._autocommit() as connection:
             return SqlWork(self, connection).load(key)
 
-    def touch(self, key: str, *, seen: int, expires: int | None) -> bool:
+    def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """See `Store`."""
         with self._autocommit() as connection:
             work = SqlWork(self, connection)
-            return work.touch(key, seen=seen, expires=expires)
+            return work.touch(record, seen=seen, expires=expires)
 
     def begin(self) -> SqlWork:
         """See `Store`."""
@@ -352,6 +273,10 @@ def sorted_indexes(table: sa.Table) -> list[sa.Index]:
 
 def _record(row: Any) -> Record | None:
     return None if row is None else Record(*row)
+
+
+def _same(record: Record) -> dict[str, Any]:
+    return {"row": record.id, "key": record.key}
 
 
 def _change(record: Record) -> dict[str, Any]:

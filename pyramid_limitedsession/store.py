@@ -49,21 +49,22 @@ class Work(Protocol):
     def load(self, key: str) -> Record | None:
         """Return the row of this key, or None if there is none."""
 
-    def lock(self, key: str) -> Record | None:
-        """Return the newest committed row and lock it until the end.
+    def lock(self, record: Record) -> Record | None:
+        """Return the newest committed state of a row, locked until the end.
 
-        None if there is none: the session was ended or rotated meanwhile.
+        None if it is gone, or has another key: the session was ended or
+        rotated meanwhile.
         """
 
     def insert(self, record: Record) -> int:
         """Insert a new row and return its id."""
 
-    def update(self, record: Record, *, key: str, version: int) -> bool:
-        """Write the record over the row that has this key and version.
+    def update(self, record: Record, *, old: Record) -> bool:
+        """Write the record over the row, if that is as the old one was.
 
         Compare-and-swap: return False, and change nothing, when no row has
-        both. ``record.key`` becomes the row's key. The last activity never
-        moves backwards.
+        the old one's id, key and version. ``record.key`` becomes the row's
+        key. The last activity never moves backwards.
         """
 
     def replace(self, record: Record) -> None:
@@ -72,10 +73,10 @@ class Work(Protocol):
     def delete(self, ids: Iterable[int]) -> None:
         """Delete these rows, under whatever key; absent ones are ignored."""
 
-    def touch(self, key: str, *, seen: int, expires: int | None) -> bool:
+    def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """Move the last activity forward, never back; the version stays.
 
-        Return False if the row is gone.
+        Return False if the row is gone, or has another key.
         """
 
     def commit(self) -> None:
@@ -103,7 +104,7 @@ class Store(Protocol):
     def begin(self) -> Work:
         """Open a transaction of its own."""
 
-    def touch(self, key: str, *, seen: int, expires: int | None) -> bool:
+    def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """Do as `Work.touch` does, durably."""
 
     def clean(self, *, now: int, cutoffs: tuple[int, int], most: int) -> int:

@@ -17,7 +17,7 @@ from .limits import Verdict
 from .saving import Plan, Result
 from .serializers import check_size
 from .settings import Policy
-from .store import Record, Store, Work, changed_keys
+from .store import CSRF_KEY, Record, Store, Work, changed_keys
 from .tokens import Secret, fingerprint, key_of
 
 log = logging.getLogger(__name__)
@@ -273,7 +273,12 @@ class Unit:
         """Discard every change but the ends, which are carried out later."""
         self._manager = None
         if self._opened:
-            self._discarded |= changed_keys(self._base(), self._content)
+            changed = changed_keys(self._base(), self._content)
+            if self._record is None:
+                # Pyramid's check made one for a visitor without a session,
+                # and refused him: nothing was lost.
+                changed.discard(CSRF_KEY)
+            self._discarded |= changed
         self._reset()
 
     def settle(self, *, keep: bool) -> None:
@@ -330,7 +335,7 @@ class Unit:
         expires = limits.coarse_expiry(record.created or 0, self.now)
         try:
             alive = self.place.store.touch(
-                record.key, seen=self.now, expires=expires
+                record, seen=self.now, expires=expires
             )
         except Exception:
             # The visitor has his page; the next request tries again.

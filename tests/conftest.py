@@ -33,6 +33,8 @@ DRIVERS = (*DATABASES, *OTHER_DRIVERS)
 
 
 def _url(name: str, folder: object) -> str:
+    if name == "memory":
+        return "sqlite://"
     if name == "sqlite":
         return f"sqlite:///{folder}/test.sqlite"
     if name in OTHER_DRIVERS:
@@ -94,9 +96,11 @@ def _make_world(databases, run_name, clock):
     """Return a function that makes worlds; all are torn down at the end."""
     worlds = []
 
-    def make(database="sqlite", mode="separate", **options):
+    def make(database="sqlite", mode="separate", query=None, **options):
+        url = sa.make_url(databases.url(database))
+        url = url.update_query_dict(query or {})
         world = World(
-            databases.url(database),
+            url.render_as_string(hide_password=False),
             mode,
             clock=clock,
             table=f"pls_{run_name}_{len(worlds)}_sessions",
