@@ -26,8 +26,8 @@ test: $(VENV)/$(TESTING).installed
 # The lowest versions setup.py allows, on the lowest Python.
 test-lowest:
 	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install -q -c tests/lowest.txt -e '.[testing]'
-	.venv-lowest/bin/python -m pytest $(ARGS)
+	.venv-lowest/bin/python -m pip install -q -c tests/lowest.txt -e '.[$(TESTING)]'
+	REQUIRE_DATABASES=$(REQUIRE_DATABASES) .venv-lowest/bin/python -m pytest $(ARGS)
 
 $(VENV)/%.installed: setup.py | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q -e '.[$*]'

@@ -56,8 +56,8 @@ setup(
         "pyramid_tm >= 2.5",
         "SQLAlchemy >= 2.0",
         "transaction >= 3.0",
-        "zope.interface >= 5.0",
-        "zope.sqlalchemy >= 2.0",
+        "zope.interface >= 5.5",
+        "zope.sqlalchemy >= 3.0",
     ],
     extras_require={
         "console": ["rich >= 12.0"],

@@ -11,7 +11,7 @@ from typing import Any
 
 from pyramid.config import PHASE1_CONFIG, PHASE3_CONFIG, Configurator
 from pyramid.exceptions import ConfigurationError
-from pyramid.interfaces import IRequestExtensions, IRequestFactory
+from pyramid.interfaces import IRequestExtensions, IRequestFactory, ITweens
 from pyramid.request import Request
 
 from .errors import (
@@ -41,6 +41,8 @@ __all__ = [
     "make_table",
 ]
 
+TWEEN = "pyramid_limitedsession.tweens.lifecycle_tween_factory"
+
 
 def includeme(config: Configurator) -> None:
     """Make ``request.session`` a limited session.
@@ -55,10 +57,7 @@ def includeme(config: Configurator) -> None:
     """
     config.include("pyramid_tm")
     config.add_directive("set_session_clock", set_session_clock)
-    config.add_tween(
-        "pyramid_limitedsession.tweens.lifecycle_tween_factory",
-        over="pyramid_tm.tm_tween_factory",
-    )
+    config.add_tween(TWEEN, over="pyramid_tm.tm_tween_factory")
 
     def register() -> None:
         settings = read_settings(config.registry.settings)
@@ -68,6 +67,7 @@ def includeme(config: Configurator) -> None:
 
     def start() -> None:
         factory: SessionFactory = config.registry[REGISTRY_KEY]
+        _require_tween(config)
         if factory.store is None:
             _require_dbsession(config, factory.settings.dbsession)
         else:
@@ -87,6 +87,17 @@ def set_session_clock(
         config.registry[REGISTRY_KEY].clock = clock
 
     config.action("set_session_clock", register)
+
+
+def _require_tween(config: Configurator) -> None:
+    """Raise ConfigurationError if an explicit list of tweens has not ours."""
+    tweens = config.registry.queryUtility(ITweens)
+    explicit = [name for name, _ in tweens.explicit]
+    if explicit and TWEEN not in explicit:
+        raise ConfigurationError(
+            "the setting pyramid.tweens lists the tweens, but not "
+            f"{TWEEN}; write it above pyramid_tm.tm_tween_factory"
+        )
 
 
 def _require_dbsession(config: Configurator, name: str) -> None:

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
+from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import ISessionFactory
 from pyramid.request import Request
 from pyramid.response import Response
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import scoped_session
 from transaction.interfaces import NoTransaction
 from zope.interface import implementer
 
@@ -19,7 +22,7 @@ from .engines import make_engine
 from .joined import EnlistedStore, JoinedStores, enlist
 from .schema import make_table
 from .session import LimitedSession
-from .settings import CookieSettings, Settings
+from .settings import PREFIX, CookieSettings, Settings
 from .sqlstore import SqlStore
 from .tokens import parse_token
 from .unitofwork import Place, Unit
@@ -49,7 +52,7 @@ class SessionFactory:
         table = make_table(sa.MetaData(), settings.table_name, settings.schema)
         self.store: SqlStore | None = None
         if settings.url is not None:
-            engine = make_engine(settings.url, settings.engine)
+            engine = _make_engine(settings.url, settings.engine)
             self.store = SqlStore(engine, table, create=settings.create_table)
         self._joined = JoinedStores(table, create=settings.create_table)
 
@@ -80,6 +83,9 @@ class SessionFactory:
         if self.store is not None:
             return Place(self.store, join)
         dbsession = getattr(request, self.settings.dbsession)
+        if isinstance(dbsession, scoped_session):
+            # zope.sqlalchemy knows the session behind it.
+            dbsession = dbsession()
         store = self._joined.of(dbsession)
         if is_external(request):
             return Place(EnlistedStore(store, dbsession, request.tm), join)
@@ -89,6 +95,17 @@ class SessionFactory:
             enlist=lambda: enlist(store, dbsession, request.tm),
             reads_enlisted=self._joined.reads_enlisted(dbsession),
         )
+
+
+def _make_engine(url: str, options: dict[str, str]) -> Engine:
+    try:
+        return make_engine(url, options)
+    except Exception as error:
+        # A driver that is not installed, an option that does not exist.
+        raise ConfigurationError(
+            f"pyramid_limitedsession cannot use {PREFIX}sqlalchemy.url with "
+            f"the other {PREFIX}sqlalchemy settings: {error}"
+        ) from error
 
 
 def is_external(request: Request) -> bool:

@@ -259,17 +259,17 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
         except Exception:
             problems.append(_wrong(option, text))
             values[option.name] = option.read(option.default)
-    problems += _contradictions(values)
-    if problems:
-        raise ConfigurationError(
-            "pyramid_limitedsession cannot start with these settings:\n"
-            + "\n".join(f"  {problem}" for problem in problems)
-        )
     engine = {
         name[len(ENGINE_PREFIX) :]: _as_text(value)
         for name, value in ours.items()
         if name.startswith(ENGINE_PREFIX) and name != "sqlalchemy.url"
     }
+    problems += _contradictions(values, engine)
+    if problems:
+        raise ConfigurationError(
+            "pyramid_limitedsession cannot start with these settings:\n"
+            + "\n".join(f"  {problem}" for problem in problems)
+        )
     return _make(values, engine)
 
 
@@ -300,8 +300,16 @@ def _unknown(ours: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _contradictions(values: dict[str, Any]) -> list[str]:
+def _contradictions(
+    values: dict[str, Any], engine: dict[str, str]
+) -> list[str]:
     problems = []
+    if engine and values["sqlalchemy.url"] is None:
+        problems.append(
+            f"{PREFIX}{ENGINE_PREFIX}{min(engine)} is an option of an engine "
+            f"that {PREFIX}sqlalchemy.url does not name; say it like "
+            "'sqlite:////var/lib/app/sessions.sqlite'"
+        )
     idle, touch = values["idle_timeout"], values["touch_interval"]
     if idle is not None and touch != "auto" and touch >= idle:
         problems.append(

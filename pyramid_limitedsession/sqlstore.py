@@ -294,6 +294,8 @@ def _cutoffs(cutoffs: tuple[int, int]) -> dict[str, int]:
 
 
 def _end(connection: Connection, end: str, table: str) -> None:
+    if connection.closed:
+        return
     try:
         with translated(table):
             connection.exec_driver_sql(end)

@@ -42,8 +42,10 @@ def _served(tmp_path):
     ini = block("ini").replace("6543", str(port))
     (tmp_path / "app.ini").write_text(ini)
     server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "pyramid.scripts.pserve"]
-        + ["app.ini"],
+        [
+            *(sys.executable, "-W", "ignore"),
+            *("-m", "pyramid.scripts.pserve", "app.ini"),
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         stdout=subprocess.DEVNULL,
@@ -84,7 +86,7 @@ def shape(text: str) -> str:
 
 def test_the_application_does_what_the_readme_shows(served):
     """The README's Set-Cookie, headers, body and row are what one gets."""
-    folder, url, server = served
+    _, url, server = served
     headers, body = get(url, server)
     shown = [line for line in block("http").splitlines()[1:] if line]
     # The test's client closes the connection, which curl does not.
@@ -108,7 +110,9 @@ def test_the_row_is_what_the_readme_shows(served):
         names = [column[0] for column in cursor.description]
         (row,) = cursor.fetchall()
     connection.close()
-    given = [f"{name} = {value}" for name, value in zip(names, row)]
+    given = [
+        f"{name} = {value}" for name, value in zip(names, row, strict=True)
+    ]
     shown = [line.strip() for line in block("text").splitlines()]
     assert shape("\n".join(shown)) == shape("\n".join(given))
 

@@ -1,8 +1,5 @@
 """pls-init and pls-trim, with real ini files, databases and processes."""
 
-# The house rule is "expected == actual".
-# ruff: noqa: SIM300
-
 from __future__ import annotations
 
 import os

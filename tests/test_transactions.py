@@ -8,11 +8,12 @@ import pytest
 import sqlalchemy as sa
 import transaction
 import zope.sqlalchemy
-from pyramid.httpexceptions import HTTPFound
+from pyramid.httpexceptions import HTTPFound, HTTPNotFound
 from pyramid.interfaces import ITweens
 from pyramid.response import Response
 from pyramid.scripting import prepare
 from pyramid.tweens import EXCVIEW
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from pyramid_limitedsession import SessionConflict, SessionError
 from tests.apps import cookie_of
@@ -407,6 +408,92 @@ def test_in_a_script(make_world, mode):
             assert {"a": "1"} == dict(request.session)
             request.session["b"] = "2"
     assert {"a": "1", "b": "2"} == browser.get("/get").json
+
+
+def test_a_scoped_dbsession(make_world, mode):
+    """A request.dbsession that is a scoped_session works as well."""
+    world = make_world(mode=mode)
+    add_common_views(world)
+    registry = scoped_session(world.session_factory)
+
+    @world.on("both")
+    def _(request):
+        request.dbsession.add(world.Item(name="x"))
+        request.session["a"] = 1
+        return {}
+
+    browser = world.browser(**{"app.dbsession": registry})
+    zope.sqlalchemy.register(registry)
+    world.app.registry.settings["tm.manager_hook"] = None
+    browser.get("/both")
+    assert {"a": 1} == browser.get("/get").json
+    assert ["x"] == world.items()
+    registry.remove()
+
+
+@pytest.mark.parametrize("veto", [None, "pyramid_tm.default_commit_veto"])
+@pytest.mark.parametrize(
+    "how", ["ok", "return 404", "raise 404", "return 302", "raise 302", "doom"]
+)
+def test_the_table_of_outcomes(make_world, mode, how, veto):
+    """Each row of the documentation's table: change, cookie, invalidate."""
+    world = make_world(
+        mode=mode, settings={"tm.commit_veto": veto} if veto else {}
+    )
+    add_common_views(world)
+    answers = {
+        "302": lambda: HTTPFound("/get"),
+        "404": HTTPNotFound,
+    }
+
+    def end(request):
+        if how == "doom":
+            request.tm.doom()
+        verb, _, status = how.partition(" ")
+        if verb == "raise":
+            raise answers[status]()
+        return answers[status]() if verb == "return" else {}
+
+    @world.on("change")
+    def _(request):
+        request.session["a"] = "new"
+        return end(request)
+
+    @world.on("leave")
+    def _(request):
+        request.session.invalidate()
+        return end(request)
+
+    kept = how in {"ok", "return 302"} or (
+        how == "raise 302" if veto else how == "return 404"
+    )
+    browser = world.browser()
+    first = browser.get("/change", status="*")
+    assert (1 if kept else 0) == len(cookie_of(first))
+    assert (1 if kept else 0) == len(world.rows())
+    browser.get("/set?a=old")
+    browser.get("/change", status="*")
+    assert {"a": "new" if kept else "old"} == browser.get("/get").json
+    browser.get("/leave", status="*")
+    assert [] == world.rows()
+
+
+def test_the_session_is_the_first_to_use_the_database(make_world, database):
+    """Joined to an engine that nobody has used yet, reading works."""
+    world = make_world(database, "joined")
+    add_common_views(world)
+    engine = sa.create_engine(world.url)
+    fresh = sessionmaker(engine)
+    browser = world.browser()
+    browser.get("/set?a=1")
+    world.session_factory = fresh
+    try:
+        assert {"a": "1"} == browser.get("/get").json
+        browser.get("/set?a=2")
+        assert {"a": "2"} == browser.get("/get").json
+    finally:
+        world.store.engine.dispose()
+        engine.dispose()
 
 
 # -- pyramid_retry -----------------------------------------------------
