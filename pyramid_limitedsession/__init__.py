@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from pyramid.config import PHASE1_CONFIG, PHASE3_CONFIG, Configurator
+from pyramid.events import ApplicationCreated
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import IRequestExtensions, IRequestFactory, ITweens
 from pyramid.request import Request
+from pyramid.scripting import prepare
 
 from .errors import (
     SessionBusyError,
@@ -51,6 +53,7 @@ def includeme(config: Configurator) -> None:
     - reads the ``limitedsession.`` settings, after the application has had
       time to change them, and raises ConfigurationError if one is wrong;
     - sets the session factory;
+    - makes the table when the application is created, if that is set;
     - adds the life-cycle tween, above pyramid_tm's;
     - adds the directive ``config.set_session_clock(clock)``, with which
       tests of an application let time pass.
@@ -65,17 +68,16 @@ def includeme(config: Configurator) -> None:
         config.registry[REGISTRY_KEY] = factory
         config.set_session_factory(factory)
 
-    def start() -> None:
+    def check() -> None:
         factory: SessionFactory = config.registry[REGISTRY_KEY]
         _require_tween(config)
         if factory.store is None:
             _require_dbsession(config, factory.settings.dbsession)
-        else:
-            factory.store.create_if_told()
 
+    config.add_subscriber(_make_table, ApplicationCreated)
     config.action(None, register, order=PHASE1_CONFIG)
     # Behind the action that adds request.dbsession.
-    config.action(None, start, order=PHASE3_CONFIG + 1)
+    config.action(None, check, order=PHASE3_CONFIG + 1)
 
 
 def set_session_clock(
@@ -87,6 +89,15 @@ def set_session_clock(
         config.registry[REGISTRY_KEY].clock = clock
 
     config.action("set_session_clock", register)
+
+
+def _make_table(event: ApplicationCreated) -> None:
+    registry = event.app.registry
+    factory: SessionFactory = registry[REGISTRY_KEY]
+    if not factory.settings.create_table:
+        return
+    with prepare(registry=registry) as env:
+        factory.store_for(env["request"]).create_if_told()
 
 
 def _require_tween(config: Configurator) -> None:

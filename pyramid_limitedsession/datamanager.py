@@ -87,7 +87,7 @@ class DataManager:
             # Others have committed: the request must not be replayed.
             raise SessionError(
                 "the session could not be saved after the application's own "
-                "data had been committed"
+                f"data had been committed: {error}"
             ) from error
         self._done = True
         self._unit.committed(self._result)

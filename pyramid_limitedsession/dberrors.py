@@ -10,17 +10,40 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
-from .errors import SessionBusyError, SessionTableError
+from .errors import (
+    SessionBusyError,
+    SessionTableError,
+    UnreadableDataError,
+)
 
 # Serialization failure, deadlock, lock not available (PostgreSQL).
 _BUSY_STATES = frozenset({"40001", "40P01", "55P03"})
 # Record changed since last read, lock wait timeout, deadlock (MySQL).
 _BUSY_NUMBERS = frozenset({1020, 1205, 1213})
+# Also when sqlite_errorname is not there, before Python 3.11.
+_BUSY_TEXTS = ("database is locked", "database table is locked")
 _MISSING_STATES = frozenset({"42P01", "42703"})
 _MISSING_NUMBERS = frozenset({1146, 1054})
-_MISSING_TEXTS = ("no such table", "no such column", "has no column")
+_MISSING_TEXTS = ("no such table", "no such column", "table ")
+
+# Errors whose message can hold nothing of a row, and helps an operator:
+# connections, rights, read-only, resources, shutdown. Others may quote what
+# was being written, and a trigger may say anything.
+_TOLD_STATES = ("08", "25", "28", "53", "57", "58", "42501")
+_TOLD_NUMBERS = frozenset(
+    {*range(1040, 1050), 1129, 1130, 1142, 1290, *range(2000, 3000)}
+)
+_TOLD_TEXTS = (
+    "attempt to write a readonly database",
+    "unable to open database file",
+    "database or disk is full",
+    "file is not a database",
+    "database disk image is malformed",
+    "disk I/O error",
+)
+_NOT_TEXT = "Could not decode to UTF-8"
 
 
 class DriverError(Exception):
@@ -41,6 +64,7 @@ def translated(table: str) -> Iterator[None]:
     Raises:
         SessionBusyError: the database asks to try again.
         SessionTableError: the table or a column is missing.
+        UnreadableDataError: what is stored is no text (SQLite).
         DBAPIError: of the same class as the original, without its values.
     """
     try:
@@ -52,12 +76,10 @@ def translated(table: str) -> Iterator[None]:
 
 def is_busy(error: DBAPIError) -> bool:
     """Say whether the same work may succeed when it is done again."""
-    if _state(error) in _BUSY_STATES or _number(error) in _BUSY_NUMBERS:
-        return True
-    # sqlite_errorname came with Python 3.11; its messages are stable.
-    name = getattr(error.orig, "sqlite_errorname", "")
-    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or (
-        not name and "database is locked" in str(error.orig)
+    return (
+        _state(error) in _BUSY_STATES
+        or _number(error) in _BUSY_NUMBERS
+        or _sqlite_text(error).startswith(_BUSY_TEXTS)
     )
 
 
@@ -66,7 +88,7 @@ def is_missing(error: DBAPIError) -> bool:
     return (
         _state(error) in _MISSING_STATES
         or _number(error) in _MISSING_NUMBERS
-        or any(text in str(error.orig) for text in _MISSING_TEXTS)
+        or _sqlite_text(error).startswith(_MISSING_TEXTS)
     )
 
 
@@ -76,10 +98,11 @@ def _translate(error: DBAPIError, table: str) -> Exception:
         return SessionBusyError(code)
     if is_missing(error):
         return SessionTableError(table, _first_line(error))
-    kind = type(error.orig).__name__
-    text = f"{kind}, error {code}"
-    if not isinstance(error, (IntegrityError, DataError)):
-        text = f"{kind}: {_first_line(error)}"
+    if _sqlite_text(error).startswith(_NOT_TEXT):
+        return UnreadableDataError()
+    text = f"{type(error.orig).__name__}, error {code}"
+    if _is_told(error):
+        text = f"{text}: {_first_line(error)}"
     return type(error)(
         error.statement,
         None,
@@ -89,13 +112,30 @@ def _translate(error: DBAPIError, table: str) -> Exception:
     )
 
 
+def _is_told(error: DBAPIError) -> bool:
+    if _is_sqlite(error):
+        return _sqlite_text(error).startswith(_TOLD_TEXTS)
+    if _number(error):
+        return _number(error) in _TOLD_NUMBERS
+    # Without a state the driver itself speaks: nobody answered it.
+    state = _state(error)
+    return not state or state.startswith(_TOLD_STATES)
+
+
 def _first_line(error: DBAPIError) -> str:
     # PostgreSQL quotes values in the lines after the first. MySQL drivers
     # have number and message as two arguments.
-    message = (
-        str(error.orig.args[-1]) if error.orig and error.orig.args else ""
-    )
-    return message.partition("\n")[0]
+    args = error.orig.args if error.orig else ()
+    return str(args[-1] if args else "").partition("\n")[0]
+
+
+def _is_sqlite(error: DBAPIError) -> bool:
+    return type(error.orig).__module__.startswith("sqlite3")
+
+
+def _sqlite_text(error: DBAPIError) -> str:
+    # Only SQLite's: another database's message may begin with anything.
+    return _first_line(error) if _is_sqlite(error) else ""
 
 
 def _state(error: DBAPIError) -> str:
@@ -113,8 +153,9 @@ def _number(error: DBAPIError) -> int:
 
 
 def _code(error: DBAPIError) -> str:
+    # PyMySQL has a state too, which is HY000 for most.
     return (
-        _state(error)
-        or str(_number(error) or "")
+        str(_number(error) or "")
+        or _state(error)
         or getattr(error.orig, "sqlite_errorname", "unknown")
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.engine import Dialect, Engine, make_url
 
 from .readers import is_memory_url
 
@@ -44,8 +44,10 @@ def make_engine(url: str, options: dict[str, str]) -> Engine:
         url: SQLAlchemy's database URL.
         options: further engine options, texts as in an ini file.
     """
+    # A server may have closed the connection; a file has not.
+    is_server = make_url(url).get_backend_name() != "sqlite"
     settings: dict[str, Any] = {
-        "pool_pre_ping": "true",
+        "pool_pre_ping": "true" if is_server else "false",
         **options,
         "url": url,
     }

@@ -7,6 +7,14 @@ from __future__ import annotations
 
 from transaction.interfaces import TransientError
 
+_KEY_SHOWN = 40
+
+
+def shown(key: object) -> str:
+    """Return a key as error texts show it: quoted, and not too long."""
+    text = repr(key)
+    return text if len(text) <= _KEY_SHOWN else text[:_KEY_SHOWN] + "…"
+
 
 class SessionError(Exception):
     """The session could not be used."""
@@ -40,7 +48,9 @@ class SessionOverflowError(SessionError):
         self.size = size
         self.limit = limit
         self.largest = largest
-        keys = ", ".join(f"{key!r} ({size} bytes)" for key, size in largest)
+        keys = ", ".join(
+            f"{shown(key)} ({size} bytes)" for key, size in largest
+        )
         super().__init__(
             f"the session's data has {size} bytes, "
             f"limitedsession.max_data_size allows {limit}; "
@@ -61,7 +71,7 @@ class SessionConflict(SessionError, TransientError):
         self.keys = keys
         super().__init__(
             "another request changed the same keys of this session: "
-            + ", ".join(repr(key) for key in keys)
+            + ", ".join(map(shown, keys))
         )
 
 

@@ -13,7 +13,7 @@ from pyramid.interfaces import ISessionFactory
 from pyramid.request import Request
 from pyramid.response import Response
 from sqlalchemy.engine import Engine
-from sqlalchemy.orm import scoped_session
+from sqlalchemy.orm import Session, scoped_session
 from transaction.interfaces import NoTransaction
 from zope.interface import implementer
 
@@ -71,9 +71,18 @@ class SessionFactory:
             request.add_finished_callback(lambda request: unit.close())
         return LimitedSession(unit)
 
-    def store_of(self, dbsession: Any) -> SqlStore:
-        """Return the store: our own, or the one beside a dbsession."""
-        return self.store or self._joined.of(dbsession)
+    def store_for(self, request: Request) -> SqlStore:
+        """Return the store: our own, or the one beside the dbsession."""
+        if self.store is not None:
+            return self.store
+        return self._joined.of(self._dbsession(request))
+
+    def _dbsession(self, request: Request) -> Session:
+        dbsession = getattr(request, self.settings.dbsession)
+        # zope.sqlalchemy knows the session behind a scoped one.
+        is_scoped = isinstance(dbsession, scoped_session)
+        found: Session = dbsession() if is_scoped else dbsession
+        return found
 
     def _place(self, request: Request) -> Place:
         def join(unit: Unit) -> DataManager | None:
@@ -82,10 +91,7 @@ class SessionFactory:
 
         if self.store is not None:
             return Place(self.store, join)
-        dbsession = getattr(request, self.settings.dbsession)
-        if isinstance(dbsession, scoped_session):
-            # zope.sqlalchemy knows the session behind it.
-            dbsession = dbsession()
+        dbsession = self._dbsession(request)
         store = self._joined.of(dbsession)
         if is_external(request):
             return Place(EnlistedStore(store, dbsession, request.tm), join)

@@ -12,10 +12,16 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 # A hundred years; more is a mistake, and does not fit every date column.
 _LONGEST = 100 * 365 * 86400
+_LONGEST_NAME = 48
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 # RFC 6265: a cookie name is an HTTP token.
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# WebOb refuses the names of a cookie's attributes as names of a cookie.
+_COOKIE_ATTRIBUTES = (
+    *("path", "comment", "domain", "max-age", "version"),
+    *("secure", "httponly", "samesite", "expires"),
+)
 
 
 def read_duration(text: str) -> int:
@@ -37,7 +43,11 @@ def is_memory_url(url: str | URL) -> bool:
     if url.get_backend_name() != "sqlite":
         return False
     database = url.database or ""
-    return database in ("", ":memory:") or "mode=memory" in str(url)
+    return (
+        not database
+        or ":memory:" in database
+        or "memory" in (url.query.get("mode"), url.query.get("vfs"))
+    )
 
 
 def _read_quantity(text: str, units: dict[str, int]) -> int:
@@ -99,9 +109,21 @@ def read_text(text: str) -> str:
     return text
 
 
+def read_name(text: str) -> str:
+    """Return the name of a table.
+
+    Indexes are named after it, and names have at most 63 characters on
+    PostgreSQL, 64 on MySQL.
+    """
+    if not 0 < len(text) <= _LONGEST_NAME:
+        raise ValueError
+    return text
+
+
 def read_cookie_name(text: str) -> str:
     """Return the name of a cookie."""
-    if not _COOKIE_NAME.fullmatch(text):
+    reserved = text.startswith("$") or text.lower() in _COOKIE_ATTRIBUTES
+    if reserved or not _COOKIE_NAME.fullmatch(text):
         raise ValueError
     return text
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from pyramid.paster import bootstrap
 from pyramid.scripts.common import parse_vars
+from sqlalchemy.exc import DBAPIError
 
 from .factory import SessionFactory
 from .sqlstore import SqlStore
@@ -35,7 +36,9 @@ def init(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--sql",
         action="store_true",
-        help="print the statements instead of running them",
+        help="print the statements instead of running them (with "
+        "create_table on, the application itself makes its table when it "
+        "starts, as it does here)",
     )
     return _run(parser, argv, _init)
 
@@ -202,10 +205,7 @@ def _store(
             raise LookupError(
                 "this application does not include pyramid_limitedsession"
             )
-        store = factory.store
-        if store is None:
-            name = factory.settings.dbsession
-            store = factory.store_of(getattr(env["request"], name))
+        store = factory.store_for(env["request"])
         try:
             yield store, factory
         finally:
@@ -215,7 +215,9 @@ def _store(
 def _sentences(error: BaseException | None) -> str:
     causes = []
     while error is not None:
-        causes.append(str(error).strip() or type(error).__name__)
+        # SQLAlchemy adds the statement, and a link.
+        told = error.orig if isinstance(error, DBAPIError) else error
+        causes.append(str(told).strip() or type(error).__name__)
         error = error.__cause__
     return "\n  because: ".join(causes)
 

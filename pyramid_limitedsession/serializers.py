@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from .errors import (
     SessionOverflowError,
     SessionValueError,
     UnreadableDataError,
+    shown,
 )
 
 # Far deeper than any sane session, far from Python's recursion limit, at
@@ -25,8 +27,8 @@ MAX_DEPTH = 100
 # Python refuses to read integers of more digits than this back from text
 # (sys.set_int_max_str_digits); 4300 digits are about 14,200 bits.
 _MAX_INT_BITS = 14_000
-# Of a path, so much is shown in an error.
-_PLACE_SHOWN = 40
+_SPLIT_CHARACTER = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+# Of a path, so many parts are shown in an error.
 _PARTS_SHOWN = 8
 
 
@@ -57,14 +59,36 @@ class JSONSerializer:
 
     def loads(self, text: str) -> dict[str, Any]:
         """Return the data; raise UnreadableDataError if it is damaged."""
-        try:
-            data = json.loads(text)
-        except (ValueError, TypeError, RecursionError):
-            # Not chained: the decoder's error holds the whole text.
-            raise UnreadableDataError from None
+        data = _decoded(text)
         if not isinstance(data, dict):
+            # Not raised in the decoder's except clause: its error, which
+            # would be the context of this one, holds the whole text.
             raise UnreadableDataError
         return data
+
+
+def _decoded(text: str) -> object:
+    """Return the decoded text; None if `JSONSerializer` wrote it not."""
+    try:
+        data = json.loads(
+            text, parse_constant=_refuse, parse_float=_finite_float
+        )
+        if text.count("[") + text.count("{") > MAX_DEPTH:
+            _check(data, MAX_DEPTH)
+    except (ValueError, TypeError, RecursionError, _Bad):
+        return None
+    return data
+
+
+def _refuse(text: str) -> object:
+    raise ValueError
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 SERIALIZERS: dict[str, Callable[[], Serializer]] = {"json": JSONSerializer}
@@ -95,7 +119,10 @@ class _Bad(Exception):
 
 def _check(value: object, depth: int) -> None:
     # Subclasses of JSON's types pass: they equal what is read back.
-    if value is None or isinstance(value, (str, bool)):
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        _check_text(value)
         return
     if isinstance(value, int):
         if value.bit_length() > _MAX_INT_BITS:
@@ -108,6 +135,7 @@ def _check(value: object, depth: int) -> None:
             if not isinstance(key, str):
                 kind = type(key).__name__
                 raise _Bad(f"has a key of type {kind}, not str")
+            _check_text(key)
         _check_items(value.items(), depth)
     elif isinstance(value, list):
         _check_items(enumerate(value), depth)
@@ -118,6 +146,11 @@ def _check(value: object, depth: int) -> None:
         )
 
 
+def _check_text(text: str) -> None:
+    if not text.isascii() and _SPLIT_CHARACTER.search(text):
+        raise _Bad("has two surrogates that JSON reads as one character")
+
+
 def _check_items(items: Iterable[tuple[object, object]], depth: int) -> None:
     if depth <= 0:
         raise _Bad(f"is nested more than {MAX_DEPTH} deep, or in itself")
@@ -125,13 +158,8 @@ def _check_items(items: Iterable[tuple[object, object]], depth: int) -> None:
         try:
             _check(item, depth - 1)
         except _Bad as bad:
-            bad.path.append(f"[{_shown(place)}]")
+            bad.path.append(f"[{shown(place)}]")
             raise
-
-
-def _shown(place: object) -> str:
-    text = repr(place)
-    return text if len(text) <= _PLACE_SHOWN else text[:_PLACE_SHOWN] + "…"
 
 
 def _path(bad: _Bad) -> str:

@@ -1,55 +1,24 @@
-"""The settings: one table, from which everything else is made.
+"""The settings in force, read by the table in `options`.
 
-The frozen `Settings`, the error texts and the README's table come from
-`OPTIONS`. Types are never guessed; all wrong settings are told at once.
+Types are never guessed; all wrong settings are told at once.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyramid.exceptions import ConfigurationError
+from sqlalchemy.engine import URL
 
 from .limits import Limits
-from .readers import (
-    choice,
-    or_word,
-    positive,
-    read_bool,
-    read_cookie_name,
-    read_cookie_path,
-    read_cookie_text,
-    read_count,
-    read_duration,
-    read_size,
-    read_text,
-    read_url,
-)
+from .options import OPTIONS, Option
 from .serializers import SERIALIZERS, Serializer
 
 PREFIX = "limitedsession."
 ENGINE_PREFIX = "sqlalchemy."
-
-
-@dataclass(frozen=True)
-class Option:
-    """One setting.
-
-    :ivar name: the key without the prefix.
-    :ivar read: turns the text into the value, or raises ValueError.
-    :ivar default: as one would write it in an ini file.
-    :ivar example: an accepted form, for error texts.
-    :ivar meaning: one sentence for the README.
-    """
-
-    name: str
-    read: Callable[[str], Any]
-    default: str
-    example: str
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -91,148 +60,6 @@ class CookieSettings:
     max_age: int | None
 
 
-_time = positive(read_duration)
-
-OPTIONS = (
-    Option(
-        "idle_timeout",
-        or_word("none", _time),
-        "2h",
-        "30m",
-        "Ends a session that was not used for so long; ``none`` = off.",
-    ),
-    Option(
-        "absolute_timeout",
-        or_word("none", _time),
-        "none",
-        "12h",
-        "Ends a session so long after its start, used or not; ``none`` = off.",
-    ),
-    Option(
-        "touch_interval",
-        or_word("auto", read_duration, "auto"),
-        "auto",
-        "30s",
-        "Activity is written at most this often, and an idle session ends "
-        "at most this much later than ``idle_timeout``, never earlier; "
-        "``auto`` = a twentieth of ``idle_timeout``, 1 s to 60 s.",
-    ),
-    Option(
-        "self_clean",
-        read_count,
-        "1000",
-        "1000",
-        "One in so many requests that use their session deletes a batch of "
-        "expired rows after its outcome; ``0`` = never.",
-    ),
-    Option(
-        "self_clean_batch",
-        or_word("auto", positive(read_count), "auto"),
-        "auto",
-        "1000",
-        "Rows deleted at most per self-cleaning; ``auto`` = "
-        "``self_clean``, at least 1000.",
-    ),
-    Option(
-        "sqlalchemy.url",
-        or_word("", read_url),
-        "",
-        "sqlite:////var/lib/app/sessions.sqlite",
-        "Keeps sessions on an engine of their own (separate mode). Further "
-        "``sqlalchemy.*`` keys are options of that engine. Not set: they "
-        "are kept where ``request.dbsession`` is (joined mode).",
-    ),
-    Option(
-        "dbsession",
-        read_text,
-        "dbsession",
-        "dbsession",
-        "The request attribute that joined mode uses.",
-    ),
-    Option(
-        "create_table",
-        or_word("auto", read_bool, "auto"),
-        "auto",
-        "true",
-        "Makes the table when it is missing; ``auto`` = in separate mode "
-        "only (in joined mode your migrations own the schema).",
-    ),
-    Option("table_name", read_text, "sessions", "sessions", "The table."),
-    Option(
-        "schema",
-        or_word("none", read_text),
-        "none",
-        "web",
-        "The table's schema; ``none`` = the connection's default.",
-    ),
-    Option(
-        "serializer",
-        choice(*SERIALIZERS),
-        "json",
-        "json",
-        "How the content is stored: ``json``.",
-    ),
-    Option(
-        "max_data_size",
-        or_word("none", positive(read_size)),
-        "64KiB",
-        "64KiB",
-        "Larger content raises ``SessionOverflowError`` before anything is "
-        "committed; ``none`` = off.",
-    ),
-    Option(
-        "on_conflict",
-        choice("merge", "retry", "overwrite"),
-        "merge",
-        "merge",
-        "When two requests changed the same key: ``merge`` = the later one "
-        "wins that key; ``retry`` = ``SessionConflict``, which pyramid_retry "
-        "replays; ``overwrite`` = the later one wins the whole content.",
-    ),
-    Option(
-        "cookie_name",
-        read_cookie_name,
-        "session",
-        "session",
-        "The cookie's name.",
-    ),
-    Option("cookie_path", read_cookie_path, "/", "/", "Its ``Path``."),
-    Option(
-        "cookie_domain",
-        or_word("none", read_cookie_text),
-        "none",
-        "example.com",
-        "Its ``Domain``; ``none`` = this host only.",
-    ),
-    Option(
-        "cookie_secure",
-        or_word("auto", read_bool),
-        "auto",
-        "true",
-        "Its ``Secure`` flag; ``auto`` = on https.",
-    ),
-    Option(
-        "cookie_httponly", read_bool, "true", "true", "Its ``HttpOnly`` flag."
-    ),
-    Option(
-        "cookie_samesite",
-        choice("Lax", "Strict", "None", "off"),
-        "Lax",
-        "Lax",
-        "Its ``SameSite``: ``Lax``, ``Strict``, ``None`` (needs "
-        "``cookie_secure = true``); ``off`` = not sent.",
-    ),
-    Option(
-        "cookie_max_age",
-        or_word("none", _time),
-        "none",
-        "30d",
-        "Its ``Max-Age``, sent anew with every write of activity; "
-        "``none`` = until the browser is closed.",
-    ),
-)
-
-
 def read_settings(given: Mapping[str, Any]) -> Settings:
     """Read the settings of an application.
 
@@ -253,7 +80,7 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     problems = _unknown(ours)
     values: dict[str, Any] = {}
     for option in OPTIONS:
-        text = _as_text(ours.get(option.name, option.default))
+        text = _as_text(_given(option, ours))
         try:
             values[option.name] = option.read(text)
         except Exception:
@@ -273,7 +100,21 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     return _make(values, engine)
 
 
+def _given(option: Option, ours: Mapping[str, Any]) -> Any:
+    """Return what is set. Python's None is ``none``, or not set at all."""
+    value = ours.get(option.name, option.default)
+    if value is not None:
+        return value
+    try:
+        is_word = option.read("none") is None
+    except Exception:
+        is_word = False
+    return "none" if is_word else option.default
+
+
 def _as_text(value: Any) -> str:
+    if isinstance(value, URL):
+        return value.render_as_string(hide_password=False)
     return str(value).strip()
 
 
@@ -317,17 +158,19 @@ def _contradictions(
             f"than idle_timeout, {idle} seconds; say it like 'auto'"
         )
     name, secure = values["cookie_name"], values["cookie_secure"]
+    # Browsers compare the prefixes in any case.
+    prefix = name.lower()
     if values["cookie_samesite"] == "None" and secure is not True:
         problems.append(
             f"{PREFIX}cookie_samesite = None needs cookie_secure = true: "
             "browsers drop the cookie otherwise"
         )
-    if name.startswith(("__Host-", "__Secure-")) and secure is not True:
+    if prefix.startswith(("__host-", "__secure-")) and secure is not True:
         problems.append(
             f"{PREFIX}cookie_name {name!r} needs cookie_secure = true: "
             "browsers refuse that prefix otherwise"
         )
-    if name.startswith("__Host-") and (
+    if prefix.startswith("__host-") and (
         values["cookie_domain"] is not None or values["cookie_path"] != "/"
     ):
         problems.append(
@@ -373,22 +216,4 @@ def _make(values: dict[str, Any], engine: dict[str, str]) -> Settings:
             samesite=None if samesite == "off" else samesite,
             max_age=values["cookie_max_age"],
         ),
-    )
-
-
-def settings_table() -> str:
-    """Return the README's table of settings as reStructuredText."""
-    rows = [
-        "   * - setting\n     - default\n     - meaning",
-        *(
-            f"   * - ``{option.name}``\n"
-            f"     - {f'``{option.default}``' if option.default else '–'}\n"
-            f"     - {option.meaning}"
-            for option in OPTIONS
-        ),
-    ]
-    return (
-        ".. list-table::\n   :header-rows: 1\n   :widths: 20 12 68\n\n"
-        + "\n".join(rows)
-        + "\n"
     )

@@ -24,6 +24,9 @@ from .store import Record
 
 log = logging.getLogger(__name__)
 
+# PostgreSQL's protocol takes at most 65,535 values in one statement.
+_LARGEST_BATCH = 10_000
+
 
 class SqlWork:
     """`Work` on one SQLAlchemy connection."""
@@ -43,13 +46,20 @@ class SqlWork:
         with translated(self._store.table.fullname):
             return self._connection.execute(statement, values)
 
+    def _first(self, statement: Any, values: dict[str, Any]) -> Any:
+        with translated(self._store.table.fullname):
+            return self._connection.execute(statement, values).first()
+
     def load(self, key: str) -> Record | None:
         """See `Work`."""
-        return _record(self._run(self._sql.load, {"key": key}).first())
+        record = _record(self._first(self._sql.load, {"key": key}))
+        # MariaDB ignores blanks at the end, and a table that we did not
+        # make may have a collation that ignores more.
+        return record if record and record.key == key else None
 
     def lock(self, record: Record) -> Record | None:
         """See `Work`. SQLite has no row locks and needs none: one writer."""
-        return _record(self._run(self._sql.lock, _same(record)).first())
+        return _record(self._first(self._sql.lock, _same(record)))
 
     def insert(self, record: Record) -> int:
         """See `Work`."""
@@ -87,7 +97,7 @@ class SqlWork:
         if self._run(self._sql.touch, values).rowcount:
             return True
         # No row moved: it is gone, or a later request touched it.
-        return self._run(self._sql.exists, same).first() is not None
+        return self._first(self._sql.exists, same) is not None
 
     def commit(self) -> None:
         """See `Work`."""
@@ -125,18 +135,17 @@ class SqlStore:
 
     def begin(self) -> SqlWork:
         """See `Store`."""
-        connection = self._connect()
-        dialect = connection.dialect.name
+        with translated(self.table.fullname):
+            connection = self._connect()
+            try:
+                _begin(connection)
+            except BaseException:
+                connection.close()
+                raise
 
         def close(end: str) -> None:
             _end(connection, end, self.table.fullname)
 
-        try:
-            with translated(self.table.fullname):
-                connection.exec_driver_sql(BEGIN.get(dialect, "BEGIN"))
-        except BaseException:
-            connection.close()
-            raise
         return SqlWork(self, connection, close)
 
     # -- cleaning ------------------------------------------------------
@@ -164,7 +173,7 @@ class SqlStore:
         Args:
             cutoffs: the last-seen and creation times that are too old.
             after: only rows with a greater id.
-            most: rows looked at in this batch.
+            most: rows looked at in this batch, but not more than 10,000.
 
         Returns:
             How many were deleted, and where to go on, None at the end.
@@ -184,28 +193,30 @@ class SqlStore:
     def _delete_dead(
         self, connection: Connection, query: Any, values: dict[str, Any]
     ) -> tuple[int, int | None]:
+        values["most"] = min(values["most"], _LARGEST_BATCH)
         ids = list(connection.execute(query, values).scalars())
         if not ids:
             return 0, None
         deleted = connection.execute(
             self.statements.delete_dead, values | {"ids": ids}
         )
-        return deleted.rowcount, ids[-1] if len(ids) == values[
-            "most"
-        ] else None
+        is_full = len(ids) == values["most"]
+        return deleted.rowcount, ids[-1] if is_full else None
 
     # -- table ---------------------------------------------------------
 
     def ddl(self) -> list[str]:
         """Return the statements that make the table on this database."""
+        dialect = self.engine.dialect
         making: list[ExecutableDDLElement] = [
             CreateTable(self.table),
             *(CreateIndex(index) for index in sorted_indexes(self.table)),
         ]
-        return [
-            str(part.compile(dialect=self.engine.dialect)).strip() + ";"
-            for part in making
-        ]
+        texts = [str(part.compile(dialect=dialect)).strip() for part in making]
+        if dialect.paramstyle in ("format", "pyformat"):
+            # Doubled for the driver, which will not see this text.
+            texts = [text.replace("%%", "%") for text in texts]
+        return [text + ";" for text in texts]
 
     def create(self) -> bool:
         """Make the table if it is missing; return whether it was.
@@ -214,17 +225,18 @@ class SqlStore:
         table made.
         """
         with translated(self.table.fullname), self.engine.connect() as conn:
-            if self._has_table(conn):
-                return False
+            _begin(conn)
             try:
-                self.table.create(conn, checkfirst=False)
-                conn.commit()
+                was_missing = not self._has_table(conn)
+                if was_missing:
+                    self.table.create(conn, checkfirst=False)
+                conn.exec_driver_sql("COMMIT")
             except DBAPIError:
-                conn.rollback()
+                conn.exec_driver_sql("ROLLBACK")
                 if not self._has_table(conn):
                     raise
                 return False
-            return True
+            return was_missing
 
     def create_if_told(self) -> None:
         """Make the table at start-up, or at first use if nobody answers.
@@ -234,15 +246,19 @@ class SqlStore:
         if not self._create_first:
             return
         try:
-            self.create()
-            self._create_first = False
-        except OperationalError:
+            with translated(self.table.fullname):
+                self.engine.connect().close()
+        except OperationalError as error:
             if self.engine.dialect.name == "sqlite":
                 raise
             log.warning(
-                "the database of the sessions does not answer; their table "
-                "is looked for again when it is needed"
+                "the database of the sessions does not answer (%s); their "
+                "table is looked for again when it is needed",
+                error.orig,
             )
+        else:
+            self.create()
+            self._create_first = False
 
     def _has_table(self, connection: Connection) -> bool:
         return sa.inspect(connection).has_table(
@@ -269,6 +285,11 @@ class SqlStore:
 def sorted_indexes(table: sa.Table) -> list[sa.Index]:
     """Return the table's indexes in a fixed order."""
     return sorted(table.indexes, key=lambda index: str(index.name))
+
+
+def _begin(connection: Connection) -> None:
+    begin = BEGIN.get(connection.dialect.name, "BEGIN")
+    connection.exec_driver_sql(begin)
 
 
 def _record(row: Any) -> Record | None:
@@ -316,7 +337,7 @@ def _alone(connection: Connection, table: str) -> Iterator[bool]:
     number = zlib.crc32(f"pyramid_limitedsession {table}".encode())
     if dialect == "postgresql":
         # Of the transaction, not of the session: poolers share sessions.
-        connection.exec_driver_sql(BEGIN[dialect])
+        _begin(connection)
         try:
             lock = sa.select(sa.func.pg_try_advisory_xact_lock(number))
             yield bool(connection.execute(lock).scalar())

@@ -172,18 +172,26 @@ def changed_keys(base: dict[str, Any], now: dict[str, Any]) -> set[str]:
 
 
 def _is_same(one: object, other: object) -> bool:
-    """Compare as JSON does: ``1``, ``1.0`` and ``True`` are not the same."""
+    # As JSON: 1, 1.0 and True differ. What is not JSON is not compared: an
+    # application's own "==" may do anything.
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(
             _is_same(value, other[key]) for key, value in one.items()
         )
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_is_same, one, other))
-    kinds = (isinstance(one, bool), isinstance(one, float))
-    return one == other and kinds == (
-        isinstance(other, bool),
-        isinstance(other, float),
+    return one is other or (
+        _scalar(one) is not None
+        and _scalar(one) is _scalar(other)
+        and one == other
     )
+
+
+def _scalar(value: object) -> type | None:
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind
+    return None
 
 
 def _merged_by_kind(keys: Iterable[str]) -> set[str]:
@@ -209,7 +217,7 @@ def _merge_queue(base: object, mine: object, theirs: object) -> object:
 
 
 def _put(content: dict[str, Any], key: str, queue: object) -> None:
-    if queue:
-        content[key] = queue
-    else:
+    if queue == []:
         content.pop(key, None)
+    else:
+        content[key] = queue

@@ -6,7 +6,6 @@ came of it. How it takes part in a transaction is in `datamanager`.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -49,7 +48,7 @@ class Unit:
     :ivar ended: why the presented session was refused, or None.
     :ivar looked: the content was asked for (so the answer depends on it).
     :ivar new_token: what the browser is to be given, once it is certain.
-    :ivar forget_token: the browser's token is known to be dead.
+    :ivar touched: the session's activity was written.
     """
 
     def __init__(
@@ -61,9 +60,11 @@ class Unit:
         self.looked = False
         self.touched = False
         self.new_token: Secret | None = None
-        self.forget_token = False
+        self._forget_token = False
         self._policy = policy
         self._token = token
+        # The row of the presented token, also if it is unreadable or over.
+        self._row: int | None = None
         self._record: Record | None = None
         self._content: dict[str, Any] = {}
         # The content may have been changed: compare it at the end.
@@ -75,6 +76,7 @@ class Unit:
         self._lost = False
         self._closed = False
         self._discarded: set[str] = set()
+        self._touch_tried = False
         self._failure: Exception | None = None
         self._manager: object | None = None
 
@@ -127,6 +129,11 @@ class Unit:
         return self._token if self._record else None
 
     @property
+    def forget_token(self) -> bool:
+        """The browser's token is dead, and that is certain."""
+        return self._forget_token and not self._ends
+
+    @property
     def is_joined(self) -> bool:
         """It takes part in a transaction whose outcome is not known yet."""
         return self._manager is not None
@@ -144,10 +151,10 @@ class Unit:
     def end(self) -> None:
         """End the session; what is put in afterwards is a new one."""
         self.open()
-        if self._record is not None:
-            self._ends.append(self._record.id)
-        self.forget_token = self._token is not None
-        self._record = self._token = self.new_token = None
+        if self._row is not None:
+            self._ends.append(self._row)
+        self._forget_token |= self._token is not None
+        self._row = self._record = self._token = self.new_token = None
         self._reset()
 
     def rotate(self) -> None:
@@ -162,8 +169,11 @@ class Unit:
             # Each try may wait for a timeout; and it must not come true
             # that one half of a request sees a session, the other none.
             raise self._failure
+        record = None
         try:
             record = self._read()
+        except UnreadableDataError:
+            self._found_unreadable()
         except Exception as error:
             self._failure = error
             raise
@@ -185,6 +195,7 @@ class Unit:
         return record
 
     def _take(self, record: Record) -> None:
+        self._row = record.id
         try:
             verdict = self._verdict(record)
             if verdict == "active":
@@ -192,12 +203,16 @@ class Unit:
                 self._record = record
                 return
         except UnreadableDataError:
-            # The cookie stays: a newer release may be able to read the row.
-            self.ended = "unreadable"
-            log.warning("session %s is unreadable", fingerprint(record.key))
+            self._found_unreadable()
             return
         self.ended = verdict
-        self.forget_token = True
+        self._forget_token = True
+
+    def _found_unreadable(self) -> None:
+        # The cookie stays: a newer release may be able to read the row.
+        self.ended = "unreadable"
+        key = key_of(self._token) if self._token else ""
+        log.warning("session %s is unreadable", fingerprint(key))
 
     def _verdict(self, record: Record) -> Verdict:
         if record.created is None or record.seen is None:
@@ -262,7 +277,11 @@ class Unit:
         if result is not None and result.lost:
             self._lost = True
         elif result is not None and result.record is not None:
+            before = self._record
             self._record = result.record
+            if before is not None and before.seen != result.record.seen:
+                self.touched = True
+            self._row = result.record.id
             self._token = result.token or self._token
             self.new_token = result.token or self.new_token
         if result is not None and result.merged is not None:
@@ -330,8 +349,9 @@ class Unit:
         limits = self._policy.limits
         if record is None or record.seen is None or self._lost:
             return
-        if not limits.touch_due(record.seen, self.now):
+        if self._touch_tried or not limits.touch_due(record.seen, self.now):
             return
+        self._touch_tried = True
         expires = limits.coarse_expiry(record.created or 0, self.now)
         try:
             alive = self.place.store.touch(
@@ -347,17 +367,21 @@ class Unit:
     # -- savepoints ----------------------------------------------------
 
     def snapshot(self) -> Callable[[], None]:
-        """Return a function that restores the content as it is now."""
-        content = copy.deepcopy(self._content)
+        """Return a function that restores the content as it is now.
+
+        Raises SessionValueError if the content is not all JSON.
+        """
+        text = None
+        if self._opened:
+            text = self._policy.serializer.dumps(self._content)
         flags = self._opened, self._cleared, self._rotating
         ends = len(self._ends)
 
         def restore() -> None:
             # An end stays an end: nothing of it may come back.
-            if len(self._ends) == ends:
-                self._content = copy.deepcopy(content)
+            self._reset()
+            if text is not None and len(self._ends) == ends:
+                self._content = self._policy.serializer.loads(text)
                 self._opened, self._cleared, self._rotating = flags
-            else:
-                self._reset()
 
         return restore

@@ -14,6 +14,7 @@ import zope.sqlalchemy
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.scripting import prepare
 from sqlalchemy.orm import declarative_base, sessionmaker
 from webtest import TestApp
 
@@ -109,9 +110,7 @@ class World:
             config.include("pyramid_tm")
             config.include("pyramid_limitedsession")
             config.set_session_clock(self.clock)
-            config.add_request_method(
-                self._dbsession, "dbsession", reify=True
-            )
+            config.add_request_method(self._dbsession, "dbsession", reify=True)
             config.add_route("view", "/{name}")
             config.add_view(self._view, route_name="view", renderer="json")
             configure(config)
@@ -121,9 +120,7 @@ class World:
         dbsession = request.environ.get("app.dbsession")
         if dbsession is None:
             dbsession = self.session_factory()
-            zope.sqlalchemy.register(
-                dbsession, transaction_manager=request.tm
-            )
+            zope.sqlalchemy.register(dbsession, transaction_manager=request.tm)
         return dbsession
 
     def _view(self, request: Request) -> Any:
@@ -155,11 +152,8 @@ class World:
         """The store beside the application's transaction."""
         if self.factory.store is not None:
             return self.factory.store
-        dbsession = self.session_factory()
-        try:
-            return self.factory.store_of(dbsession)
-        finally:
-            dbsession.close()
+        with prepare(registry=self.app.registry) as env:
+            return self.factory.store_for(env["request"])
 
     def rows(self) -> list[Any]:
         """Return the committed rows of the sessions table."""

@@ -28,6 +28,7 @@ STOREYS = (
     "schema",
     "store",
     "settings",
+    "options",
     "readers",
     "serializers",
     "limits",

@@ -402,6 +402,7 @@ def test_killed_while_idle(make, server):
     killer = Killer(world.engine, world.store.engine)
     browser = world.browser()
     browser.get("/set?a=1")
+    browser.get("/get")
     killer.kill()
     codes = [browser.get("/set?a=2", status="*").status_int for _ in range(3)]
     assert [503, 503, 200] == codes

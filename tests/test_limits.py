@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -509,7 +507,7 @@ def test_touch_moves_the_expiry_when_that_is_near(make_limited):
         world.clock.pass_(60)
         browser.get("/get")
         moved.append(world.rows()[0].expires_at - START)
-    assert [800, 900, 1000 - 100, 1000] == moved
+    assert [800, 900, 1000, 1000] == moved
 
 
 def test_a_change_is_the_activity(make_limited):
@@ -580,7 +578,7 @@ def test_activity_never_moves_back(make_limited, path):
     browser.get("/set?a=1")
     world.clock.pass_(500)
     browser.get("/get")
-    before = copy.copy(world.rows()[0])
+    (before,) = world.rows()
     world.clock.pass_(-120)
     _other_host(world, browser).get(path)
     (after,) = world.rows()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import pyramid_limitedsession
-from pyramid_limitedsession.settings import OPTIONS, settings_table
+from pyramid_limitedsession.options import OPTIONS, settings_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.rst").read_text(encoding="utf-8")

@@ -431,6 +431,16 @@ def test_trim_in_batches(world, make_ini, batch):
     assert [row for row in rows if row[1] > DEAD] == times(world)
 
 
+@pytest.mark.parametrize("mode", ["separate"])
+def test_trim_in_a_batch_that_is_too_large(world, make_ini):
+    """A batch of more rows than one statement takes values still works."""
+    put(world, *[(DEAD, DEAD)] * 70_000, (START, START))
+    code, out, err = make_ini(world).trim("--batch", "1000000")
+    assert (0, "") == (code, err)
+    assert re.fullmatch(SUMMARY.format("70000 sessions", 30), out)
+    assert [(START, START)] == times(world)
+
+
 def test_trim_spares_what_is_touched_meanwhile(world):
     """P8: a row touched between the SELECT and the DELETE survives."""
     rows = [(DEAD, DEAD - number) for number in range(3)]

@@ -1,0 +1,205 @@
+"""The table of settings: name, reader, default, example, meaning.
+
+The frozen `Settings`, the error texts and the README's table are made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .readers import (
+    choice,
+    or_word,
+    positive,
+    read_bool,
+    read_cookie_name,
+    read_cookie_path,
+    read_cookie_text,
+    read_count,
+    read_duration,
+    read_name,
+    read_size,
+    read_text,
+    read_url,
+)
+from .serializers import SERIALIZERS
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting.
+
+    :ivar name: the key without the prefix.
+    :ivar read: turns the text into the value, or raises ValueError.
+    :ivar default: as one would write it in an ini file.
+    :ivar example: an accepted form, for error texts.
+    :ivar meaning: one sentence for the README.
+    """
+
+    name: str
+    read: Callable[[str], Any]
+    default: str
+    example: str
+    meaning: str
+
+
+_time = positive(read_duration)
+
+OPTIONS = (
+    Option(
+        "idle_timeout",
+        or_word("none", _time),
+        "2h",
+        "30m",
+        "Ends a session that was not used for so long; ``none`` = off.",
+    ),
+    Option(
+        "absolute_timeout",
+        or_word("none", _time),
+        "none",
+        "12h",
+        "Ends a session so long after its start, used or not; ``none`` = off.",
+    ),
+    Option(
+        "touch_interval",
+        or_word("auto", read_duration, "auto"),
+        "auto",
+        "30s",
+        "Activity is written at most this often, and an idle session ends "
+        "at most this much later than ``idle_timeout``, never earlier; "
+        "``auto`` = a twentieth of ``idle_timeout``, 1 s to 60 s.",
+    ),
+    Option(
+        "self_clean",
+        read_count,
+        "1000",
+        "1000",
+        "One in so many requests that use their session deletes a batch of "
+        "expired rows after its outcome; ``0`` = never.",
+    ),
+    Option(
+        "self_clean_batch",
+        or_word("auto", positive(read_count), "auto"),
+        "auto",
+        "1000",
+        "Rows deleted at most per self-cleaning; ``auto`` = "
+        "``self_clean``, at least 1000.",
+    ),
+    Option(
+        "sqlalchemy.url",
+        or_word("", read_url),
+        "",
+        "sqlite:////var/lib/app/sessions.sqlite",
+        "Keeps sessions on an engine of their own (separate mode). Further "
+        "``sqlalchemy.*`` keys are options of that engine. Not set: they "
+        "are kept where ``request.dbsession`` is (joined mode).",
+    ),
+    Option(
+        "dbsession",
+        read_text,
+        "dbsession",
+        "dbsession",
+        "The request attribute that joined mode uses.",
+    ),
+    Option(
+        "create_table",
+        or_word("auto", read_bool, "auto"),
+        "auto",
+        "true",
+        "Makes the table when it is missing; ``auto`` = in separate mode "
+        "only (in joined mode your migrations own the schema).",
+    ),
+    Option("table_name", read_name, "sessions", "sessions", "The table."),
+    Option(
+        "schema",
+        or_word("none", read_text),
+        "none",
+        "web",
+        "The table's schema; ``none`` = the connection's default.",
+    ),
+    Option(
+        "serializer",
+        choice(*SERIALIZERS),
+        "json",
+        "json",
+        "How the content is stored: ``json``.",
+    ),
+    Option(
+        "max_data_size",
+        or_word("none", positive(read_size)),
+        "64KiB",
+        "64KiB",
+        "Larger content raises ``SessionOverflowError`` before anything is "
+        "committed; ``none`` = off.",
+    ),
+    Option(
+        "on_conflict",
+        choice("merge", "retry", "overwrite"),
+        "merge",
+        "merge",
+        "When two requests changed the same key: ``merge`` = the later one "
+        "wins that key; ``retry`` = ``SessionConflict``, which pyramid_retry "
+        "replays; ``overwrite`` = the later one wins the whole content.",
+    ),
+    Option(
+        "cookie_name",
+        read_cookie_name,
+        "session",
+        "session",
+        "The cookie's name.",
+    ),
+    Option("cookie_path", read_cookie_path, "/", "/", "Its ``Path``."),
+    Option(
+        "cookie_domain",
+        or_word("none", read_cookie_text),
+        "none",
+        "example.com",
+        "Its ``Domain``; ``none`` = this host only.",
+    ),
+    Option(
+        "cookie_secure",
+        or_word("auto", read_bool),
+        "auto",
+        "true",
+        "Its ``Secure`` flag; ``auto`` = on https.",
+    ),
+    Option(
+        "cookie_httponly", read_bool, "true", "true", "Its ``HttpOnly`` flag."
+    ),
+    Option(
+        "cookie_samesite",
+        choice("Lax", "Strict", "None", "off"),
+        "Lax",
+        "Lax",
+        "Its ``SameSite``: ``Lax``, ``Strict``, ``None`` (needs "
+        "``cookie_secure = true``); ``off`` = not sent.",
+    ),
+    Option(
+        "cookie_max_age",
+        or_word("none", _time),
+        "none",
+        "30d",
+        "Its ``Max-Age``, sent anew with every write of activity; "
+        "``none`` = until the browser is closed.",
+    ),
+)
+
+
+def settings_table() -> str:
+    """Return the README's table of settings as reStructuredText."""
+    rows = [
+        "   * - setting\n     - default\n     - meaning",
+        *(
+            f"   * - ``{option.name}``\n"
+            f"     - {f'``{option.default}``' if option.default else '–'}\n"
+            f"     - {option.meaning}"
+            for option in OPTIONS
+        ),
+    ]
+    return (
+        ".. list-table::\n   :header-rows: 1\n   :widths: 20 12 68\n\n"
+        + "\n".join(rows)
+        + "\n"
+    )
