@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import (
-    ItemsView,
-    Iterator,
-    KeysView,
-    Mapping,
-    MutableMapping,
-    ValuesView,
-)
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from pyramid.interfaces import ISession
@@ -30,7 +23,8 @@ class LimitedSession(MutableMapping[str, Any]):
     ``changed()`` is never needed.
 
     What is not overridden here comes from ``MutableMapping``: ``get``,
-    ``update``, ``pop``, ``setdefault``, ``==``.
+    ``keys``, ``values``, ``items``, ``update``, ``pop``, ``setdefault``,
+    ``==``; its views, unlike dict's, show no content in their reprs.
     """
 
     def __init__(self, unit: Unit) -> None:
@@ -61,23 +55,6 @@ class LimitedSession(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._unit.look())
-
-    def keys(self) -> KeysView[str]:
-        """Return the keys, as dict does."""
-        return self._unit.look().keys()
-
-    def values(self) -> ValuesView[Any]:
-        """Return the values, as dict does."""
-        return self._exposed().values()
-
-    def items(self) -> ItemsView[str, Any]:
-        """Return the pairs of key and value, as dict does."""
-        return self._exposed().items()
-
-    def _exposed(self) -> dict[str, Any]:
-        content = self._unit.look()
-        self._unit.expose()
-        return content
 
     def popitem(self) -> tuple[str, Any]:
         """Remove and return the pair that was put in last, as dict does."""

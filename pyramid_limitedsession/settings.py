@@ -80,14 +80,14 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     problems = _unknown(ours)
     values: dict[str, Any] = {}
     for option in OPTIONS:
-        text = _as_text(_given(option, ours))
+        given = ours.get(option.name, option.default)
         try:
-            values[option.name] = option.read(text)
+            values[option.name] = option.read(_as_text(option, given))
         except Exception:
-            problems.append(_wrong(option, text))
+            problems.append(_wrong(option, given))
             values[option.name] = option.read(option.default)
     engine = {
-        name[len(ENGINE_PREFIX) :]: _as_text(value)
+        name[len(ENGINE_PREFIX) :]: _plain(value)
         for name, value in ours.items()
         if name.startswith(ENGINE_PREFIX) and name != "sqlalchemy.url"
     }
@@ -100,27 +100,30 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     return _make(values, engine)
 
 
-def _given(option: Option, ours: Mapping[str, Any]) -> Any:
-    """Return what is set. Python's None is ``none``, or not set at all."""
-    value = ours.get(option.name, option.default)
-    if value is not None:
-        return value
-    try:
-        is_word = option.read("none") is None
-    except Exception:
-        is_word = False
-    return "none" if is_word else option.default
+def _as_text(option: Option, given: Any) -> str:
+    """Return what an ini file would say.
+
+    Python's None stands for ``none``, and for no URL; elsewhere it is wrong.
+    """
+    if given is not None:
+        return _plain(given)
+    word = "none" if option.default else ""
+    if option.read(word) is not None:
+        raise ValueError
+    return word
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, URL):
-        return value.render_as_string(hide_password=False)
-    return str(value).strip()
+def _plain(given: Any) -> str:
+    if isinstance(given, URL):
+        return given.render_as_string(hide_password=False)
+    return str(given).strip()
 
 
-def _wrong(option: Option, text: str) -> str:
+def _wrong(option: Option, given: Any) -> str:
     # A URL holds a password.
-    shown = "that URL" if option.name == "sqlalchemy.url" else repr(text)
+    shown = (
+        "that URL" if option.name == "sqlalchemy.url" else repr(_plain(given))
+    )
     return (
         f"{PREFIX}{option.name} cannot be {shown}; "
         f"say it like {option.example!r}"

@@ -10,14 +10,13 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
 
+from pyramid_limitedsession.options import OPTIONS, settings_table
 from pyramid_limitedsession.serializers import JSONSerializer
 from pyramid_limitedsession.settings import (
-    OPTIONS,
     PREFIX,
     CookieSettings,
     Settings,
     read_settings,
-    settings_table,
 )
 
 NAMES = [option.name for option in OPTIONS]
