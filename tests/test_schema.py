@@ -432,7 +432,9 @@ def test_joined_mode_makes_it_when_told(make_app, space):
     world = make_app(space, "joined", "visits", create_table="true")
     world.table.drop(world.engine)
     settings = dict(world.app.registry.settings)
+    world.store.engine.dispose()
     world.app = world._make_app(settings, lambda config: None)
+    world.factory = world.app.registry["pyramid_limitedsession"]
     assert sa.inspect(world.engine).has_table("visits")
     browser = world.browser()
     browser.get("/set?a=1")
