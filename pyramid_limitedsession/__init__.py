@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyramid.config import PHASE1_CONFIG, PHASE3_CONFIG, Configurator
+from pyramid.config import PHASE1_CONFIG, Configurator
 from pyramid.events import ApplicationCreated
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import IRequestExtensions, IRequestFactory, ITweens
+from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.scripting import prepare
 
@@ -43,6 +44,7 @@ __all__ = [
     "make_table",
 ]
 
+TM_TWEEN = "pyramid_tm.tm_tween_factory"
 TWEEN = "pyramid_limitedsession.tweens.lifecycle_tween_factory"
 
 
@@ -53,14 +55,15 @@ def includeme(config: Configurator) -> None:
     - reads the ``limitedsession.`` settings, after the application has had
       time to change them, and raises ConfigurationError if one is wrong;
     - sets the session factory;
-    - makes the table when the application is created, if that is set;
+    - when the application is created: checks that its wiring is possible,
+      and makes the table, if that is set;
     - adds the life-cycle tween, above pyramid_tm's;
     - adds the directive ``config.set_session_clock(clock)``, with which
       tests of an application let time pass.
     """
     config.include("pyramid_tm")
     config.add_directive("set_session_clock", set_session_clock)
-    config.add_tween(TWEEN, over="pyramid_tm.tm_tween_factory")
+    config.add_tween(TWEEN, over=TM_TWEEN)
 
     def register() -> None:
         settings = read_settings(config.registry.settings)
@@ -68,16 +71,8 @@ def includeme(config: Configurator) -> None:
         config.registry[REGISTRY_KEY] = factory
         config.set_session_factory(factory)
 
-    def check() -> None:
-        factory: SessionFactory = config.registry[REGISTRY_KEY]
-        _require_tween(config)
-        if factory.store is None:
-            _require_dbsession(config, factory.settings.dbsession)
-
-    config.add_subscriber(_make_table, ApplicationCreated)
+    config.add_subscriber(_start, ApplicationCreated)
     config.action(None, register, order=PHASE1_CONFIG)
-    # Behind the action that adds request.dbsession.
-    config.action(None, check, order=PHASE3_CONFIG + 1)
 
 
 def set_session_clock(
@@ -91,37 +86,47 @@ def set_session_clock(
     config.action("set_session_clock", register)
 
 
-def _make_table(event: ApplicationCreated) -> None:
+def _start(event: ApplicationCreated) -> None:
+    """Check what can be known when the application is complete."""
     registry = event.app.registry
     factory: SessionFactory = registry[REGISTRY_KEY]
-    if not factory.settings.create_table:
+    _require_tween(registry)
+    if factory.store is None:
+        _require_dbsession(registry, factory.settings.dbsession)
+    if factory.settings.create_table:
+        with prepare(registry=registry) as env:
+            factory.store_for(env["request"]).create_if_told()
+
+
+def _require_tween(registry: Registry) -> None:
+    """Raise ConfigurationError if an explicit list of tweens is not ours."""
+    explicit = [name for name, _ in registry.getUtility(ITweens).explicit]
+    if not explicit:
         return
-    with prepare(registry=registry) as env:
-        factory.store_for(env["request"]).create_if_told()
-
-
-def _require_tween(config: Configurator) -> None:
-    """Raise ConfigurationError if an explicit list of tweens has not ours."""
-    tweens = config.registry.queryUtility(ITweens)
-    explicit = [name for name, _ in tweens.explicit]
-    if explicit and TWEEN not in explicit:
+    ours, tm = (
+        explicit.index(name) if name in explicit else None
+        for name in (TWEEN, TM_TWEEN)
+    )
+    if ours is None or tm is None or ours > tm:
         raise ConfigurationError(
-            "the setting pyramid.tweens lists the tweens, but not "
-            f"{TWEEN}; write it above pyramid_tm.tm_tween_factory"
+            "the setting pyramid.tweens must name both tweens, in this "
+            f"order: {TWEEN} {TM_TWEEN}"
         )
 
 
-def _require_dbsession(config: Configurator, name: str) -> None:
+def _require_dbsession(registry: Registry, name: str) -> None:
     """Raise ConfigurationError if requests have no such attribute."""
-    registry = config.registry
     extensions: Any = registry.queryUtility(IRequestExtensions)
     added = extensions and {*extensions.descriptors, *extensions.methods}
-    request_factory = registry.queryUtility(IRequestFactory, default=Request)
-    if name in (added or ()) or hasattr(request_factory, name):
+    factory = registry.queryUtility(IRequestFactory, default=Request)
+    if name in (added or ()) or (
+        hasattr(factory, name) and not hasattr(Request, name)
+    ):
         return
     raise ConfigurationError(
-        "pyramid_limitedsession does not know where to keep sessions: there "
-        f"is no request.{name}; set {PREFIX}sqlalchemy.url = "
-        "sqlite:////path/to/sessions.sqlite, or another SQLAlchemy URL, or "
-        f"name the attribute that holds your dbsession in {PREFIX}dbsession"
+        "pyramid_limitedsession does not know where to keep sessions: no "
+        f"request.{name} was added to this application; set "
+        f"{PREFIX}sqlalchemy.url = sqlite:////path/to/sessions.sqlite, or "
+        "another SQLAlchemy URL, or name the attribute that holds your "
+        f"dbsession in {PREFIX}dbsession"
     )

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from transaction.interfaces import TransientError
-
-from .errors import SessionError
+from .errors import after_commit
 from .saving import Plan, Result
 from .store import Work
 from .unitofwork import Unit
@@ -30,7 +28,7 @@ class DataManager:
         self._plan: Plan | None = None
         self._failure: Exception | None = None
         self._work: Work | None = None
-        self._result: Result | None = None
+        self._result = Result()
         self._done = False
         self._last = False
         transaction.join(self)
@@ -60,9 +58,14 @@ class DataManager:
         """Do nothing: the dbsession flushes the app's data here."""
 
     def commit(self, transaction: Any) -> None:
-        """Execute the statement; it waits for everybody's vote."""
+        """Execute the statement; it waits for everybody's vote.
+
+        The content is looked at again: the dbsession has been flushed since
+        `before_commit`, and an application can listen to that.
+        """
         if self._failure is not None:
             raise self._failure
+        self._plan = self._unit.plan()
         if self._plan is None:
             return
         if self._work is None:
@@ -77,20 +80,14 @@ class DataManager:
 
     def tpc_finish(self, transaction: Any) -> None:
         """Commit, when all others have."""
-        try:
+        with after_commit():
             if self._plan is not None:
                 if self._work is None:
                     self._work = self._store.begin()
                     self._result = self._plan.execute(self._work)
                 self._work.commit()
-        except TransientError as error:
-            # Others have committed: the request must not be replayed.
-            raise SessionError(
-                "the session could not be saved after the application's own "
-                f"data had been committed: {error}"
-            ) from error
         self._done = True
-        self._unit.committed(self._result)
+        self._unit.committed(self._plan, self._result)
 
     def tpc_abort(self, transaction: Any) -> None:
         """Undo the statement."""
@@ -109,6 +106,14 @@ class DataManager:
         if self._work is not None:
             self._work.rollback()
         self._unit.aborted()
+
+    def give_up(self) -> None:
+        """Abort the transaction, which was left behind unfinished.
+
+        pyramid_tm does that when a before-commit hook of the application
+        raises: its locks would be held until somebody collects them.
+        """
+        self._transaction.abort()
 
     def sortKey(self) -> str:
         """Sort behind everybody else, also behind zope.sqlalchemy."""

@@ -16,16 +16,24 @@ from sqlalchemy.engine import Dialect, Engine, make_url
 
 from .readers import is_memory_url
 
+# No wait of ours for a lock is longer, in seconds. A request can hold locks
+# on two connections, ours and the application's: two such requests may wait
+# for each other in a circle that no database can see.
+LOCK_TIMEOUT = 5
 # How a transaction of ours begins. READ COMMITTED whatever the server's or
-# the application's default: our statements are made for it (MySQL gets it
-# once per connection). SQLite: to take the write lock at once, because
-# taking it after a read fails when somebody wrote in between.
+# the application's default: our statements are made for it (MySQL gets both
+# settings once per connection). SQLite: to take the write lock at once,
+# because taking it after a read fails when somebody wrote in between.
 BEGIN = {
-    "postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED",
+    "postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED; "
+    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'",
     "sqlite": "BEGIN IMMEDIATE",
 }
-_READ_COMMITTED = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"
 MYSQL = ("mysql", "mariadb")
+_MYSQL_SETTINGS = (
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT}",
+)
 
 
 def is_in_memory(engine: Engine) -> bool:
@@ -71,6 +79,16 @@ def make_engine_like(engine: Engine) -> Engine:
     return _own(twin)
 
 
+def with_options_of(twin: Engine, engine: Engine) -> Engine:
+    """Return the twin with the engine's execution options.
+
+    For instance ``schema_translate_map``, which decides on tables.
+    """
+    options = dict(engine.get_execution_options())
+    options.pop("isolation_level", None)
+    return twin.execution_options(**options) if options else twin
+
+
 def _own(engine: Engine) -> Engine:
     dialect = engine.dialect
 
@@ -92,7 +110,8 @@ def _prepare(dialect: Dialect, connection: Any) -> None:
     dialect.set_isolation_level(connection, "AUTOCOMMIT")
     if dialect.name in MYSQL:
         cursor = connection.cursor()
-        cursor.execute(_READ_COMMITTED)
+        for statement in _MYSQL_SETTINGS:
+            cursor.execute(statement)
         cursor.close()
 
 

@@ -5,6 +5,9 @@ No error holds a token, a key or session data: texts name places and types.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from transaction.interfaces import TransientError
 
 _KEY_SHOWN = 40
@@ -101,6 +104,22 @@ class SessionTableError(SessionError):
             "make it with 'pls-init your.ini', or print its DDL with "
             "'pls-init your.ini --sql' for your own migration"
         )
+
+
+@contextmanager
+def after_commit() -> Iterator[None]:
+    """Make errors of the block final: nobody may replay the request.
+
+    A `TransientError` would be: pyramid_retry would do again what the
+    application has committed already.
+    """
+    try:
+        yield
+    except TransientError as error:
+        raise SessionError(
+            "the session could not be saved after the request's transaction "
+            f"had ended: {error}"
+        ) from error
 
 
 class UnreadableDataError(SessionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +13,25 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import ISessionFactory
 from pyramid.request import Request
 from pyramid.response import Response
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session
 from transaction.interfaces import NoTransaction
 from zope.interface import implementer
 
 from .datamanager import DataManager
 from .engines import make_engine
-from .joined import EnlistedStore, JoinedStores, enlist
+from .joined import (
+    EnlistedStore,
+    JoinedStores,
+    bind_of,
+    enlist,
+    reading_connection,
+    work_on,
+)
 from .schema import make_table
 from .session import LimitedSession
 from .settings import PREFIX, CookieSettings, Settings
-from .sqlstore import SqlStore
+from .sqlstore import SqlStore, SqlWork
 from .tokens import parse_token
 from .unitofwork import Place, Unit
 
@@ -33,6 +41,8 @@ log = logging.getLogger(__name__)
 EXTERNAL = "pyramid_limitedsession.external"
 # On the request: its unit, once the session was asked for.
 UNIT = "_limitedsession_unit"
+# On the request, once its response has been through all callbacks.
+ANSWERED = "_limitedsession_answered"
 # States of a transaction that still accepts data managers.
 _JOINABLE = ("Active", "Doomed")
 
@@ -68,7 +78,9 @@ class SessionFactory:
             )
             setattr(request, UNIT, unit)
             request.add_response_callback(_Answer(unit, self.settings.cookie))
-            request.add_finished_callback(lambda request: unit.close())
+            request.add_finished_callback(_finish)
+            if getattr(request, ANSWERED, False):
+                unit.close()
         return LimitedSession(unit)
 
     def store_for(self, request: Request) -> SqlStore:
@@ -93,14 +105,21 @@ class SessionFactory:
             return Place(self.store, join)
         dbsession = self._dbsession(request)
         store = self._joined.of(dbsession)
+
+        def enlisted() -> SqlWork:
+            return enlist(store, dbsession, request.tm)
+
+        def reader() -> SqlWork | None:
+            connection = reading_connection(store, dbsession)
+            return SqlWork(store, connection) if connection else None
+
         if is_external(request):
-            return Place(EnlistedStore(store, dbsession, request.tm), join)
-        return Place(
-            store,
-            join,
-            enlist=lambda: enlist(store, dbsession, request.tm),
-            reads_enlisted=self._joined.reads_enlisted(dbsession),
-        )
+            return Place(EnlistedStore(enlisted), join)
+        bind = bind_of(store.table, dbsession)
+        if isinstance(bind, Connection):
+            beside = EnlistedStore(lambda: work_on(store, bind))
+            return Place(beside, join, enlisted, reader)
+        return Place(store, join, enlisted, reader)
 
 
 def _make_engine(url: str, options: dict[str, str]) -> Engine:
@@ -172,7 +191,7 @@ class _Answer:
         if unit.is_joined:
             return
         try:
-            unit.settle(keep=True)
+            unit.settle(keep=True, is_last=True)
         except Exception:
             # No exception view can render this any more, and the
             # application's own work is done: answer, without a cookie.
@@ -200,6 +219,25 @@ class _Answer:
             samesite=cookie.samesite,
         )
         _forbid_caching(response)
+
+
+def _finish(request: Request) -> None:
+    """Finished callback: do what no response came for.
+
+    A script has none, and neither has a request that died above our tween.
+    """
+    unit: Unit = getattr(request, UNIT)
+    if unit.is_closed:
+        unit.report_late()
+        return
+    # The router calls this while an exception is on its way.
+    failed = sys.exc_info()[0] is not None
+    try:
+        if not unit.is_joined:
+            unit.settle(keep=not failed)
+    except Exception:
+        log.exception("a session could not be saved or ended")
+    unit.close()
 
 
 def _vary_by_cookie(response: Response) -> None:

@@ -2,22 +2,27 @@
 
 Writes go through ``request.dbsession``. Reads go through an engine of our
 own made like the app's, because a read through the dbsession fails wherever
-the request's transaction is broken, over, or not yet begun.
+the request's transaction is broken, over, or not yet begun. Exceptions are a
+SQLite database in whose transaction the request already is, which may hold
+the lock that the read would wait for, and a dbsession bound to a connection,
+whose rows nobody else sees.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
 import zope.sqlalchemy
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import Pool
 
 from .dberrors import translated
-from .engines import is_in_memory, make_engine_like
+from .engines import is_in_memory, make_engine_like, with_options_of
 from .sqlstore import SqlStore, SqlWork
 from .store import Record
 
@@ -29,35 +34,60 @@ class JoinedStores:
         self._table = table
         self._create = create
         self._lock = threading.Lock()
+        # Engines that differ only in their options share a pool.
+        self._twins: weakref.WeakKeyDictionary[Pool, Engine] = (
+            weakref.WeakKeyDictionary()
+        )
         self._stores: weakref.WeakKeyDictionary[Engine, SqlStore] = (
             weakref.WeakKeyDictionary()
         )
 
     def of(self, dbsession: Session) -> SqlStore:
         """Return the store beside a dbsession's engine. Runs no SQL."""
-        bind = dbsession.get_bind(clause=self._table)
-        engine = bind if isinstance(bind, Engine) else bind.engine
+        engine = bind_of(self._table, dbsession).engine
         with self._lock:
             store = self._stores.get(engine)
             if store is None:
-                # A database in memory is not there for anybody else.
-                own = (
-                    engine
-                    if is_in_memory(engine)
-                    else make_engine_like(engine)
-                )
+                own = self._beside(engine)
                 store = SqlStore(own, self._table, create=self._create)
                 self._stores[engine] = store
             return store
 
-    def reads_enlisted(self, dbsession: Session) -> bool:
-        """Say whether only the dbsession itself can see the sessions.
+    def _beside(self, engine: Engine) -> Engine:
+        # A database in memory is not there for anybody else.
+        if is_in_memory(engine):
+            return engine
+        twin = self._twins.get(engine.pool)
+        if twin is None:
+            twin = self._twins[engine.pool] = make_engine_like(engine)
+        return with_options_of(twin, engine)
 
-        So it is with a database in memory, and with a dbsession bound to
-        one connection, whose transaction somebody else holds open.
-        """
-        bind = dbsession.get_bind(clause=self._table)
-        return not isinstance(bind, Engine) or is_in_memory(bind)
+
+def bind_of(table: sa.Table, dbsession: Session) -> Engine | Connection:
+    """Return what the dbsession writes sessions to.
+
+    Asked for an UPDATE, because an application may send its reads to a
+    replica, which would not know of a session yet.
+    """
+    return dbsession.get_bind(clause=sa.update(table))
+
+
+def reading_connection(
+    store: SqlStore, dbsession: Session
+) -> Connection | None:
+    """Return the connection to read on, None for one of our own."""
+    bind = bind_of(store.table, dbsession)
+    is_usable = dbsession.in_transaction() and dbsession.is_active
+    if is_usable and bind.dialect.name == "sqlite":
+        return _connection(store, dbsession)
+    return bind if isinstance(bind, Connection) else None
+
+
+def _connection(store: SqlStore, dbsession: Session) -> Connection:
+    with translated(store.table.fullname):
+        return dbsession.connection(
+            bind_arguments={"clause": sa.update(store.table)}
+        )
 
 
 def enlist(store: SqlStore, dbsession: Session, tm: Any) -> SqlWork:
@@ -67,40 +97,51 @@ def enlist(store: SqlStore, dbsession: Session, tm: Any) -> SqlWork:
     changed: what zope.sqlalchemy knows nothing of it rolls back, without a
     word. The end is tm's business: ``commit`` and ``rollback`` do nothing.
     """
-    with translated(store.table.fullname):
-        connection = dbsession.connection(
-            bind_arguments={"clause": store.table}
-        )
+    connection = _connection(store, dbsession)
     zope.sqlalchemy.mark_changed(dbsession, transaction_manager=tm)
     return SqlWork(store, connection)
 
 
+def work_on(store: SqlStore, connection: Connection) -> SqlWork:
+    """Return a `Work` on a connection that the application opened.
+
+    Its end is ours only if no transaction was open on it.
+    """
+    if connection.in_transaction():
+        return SqlWork(store, connection)
+
+    def close(end: str) -> None:
+        (connection.commit if end == "COMMIT" else connection.rollback)()
+
+    return SqlWork(store, connection, close)
+
+
 class EnlistedStore:
-    """`Store` inside a transaction that somebody else manages and ends.
+    """`Store` inside a transaction that somebody else opened and ends.
 
     For tests that run many requests in one transaction which is never
-    committed, as the official cookiecutter's do: everything is read and
-    written through the dbsession, so every request sees the one before.
+    committed: every request sees the one before, and nobody else does.
     """
 
     commits_last = False
 
-    def __init__(self, store: SqlStore, dbsession: Session, tm: Any) -> None:
-        self._store = store
-        self._dbsession = dbsession
-        self._tm = tm
+    def __init__(self, begin: Callable[[], SqlWork]) -> None:
+        self._begin = begin
 
     def load(self, key: str) -> Record | None:
         """See `Store`."""
-        return self.begin().load(key)
+        return self._begin().load(key)
 
     def begin(self) -> SqlWork:
         """See `Store`."""
-        return enlist(self._store, self._dbsession, self._tm)
+        return self._begin()
 
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """See `Store`."""
-        return self.begin().touch(record, seen=seen, expires=expires)
+        work = self._begin()
+        is_alive = work.touch(record, seen=seen, expires=expires)
+        work.commit()
+        return is_alive
 
     def clean(self, *, now: int, cutoffs: tuple[int, int], most: int) -> int:
         """Clean nothing: what is expired here goes with the transaction."""

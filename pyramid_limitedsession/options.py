@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .readers import (
+    LARGEST_BATCH,
+    at_most,
     choice,
     or_word,
     positive,
@@ -73,15 +75,15 @@ OPTIONS = (
     ),
     Option(
         "self_clean",
-        read_count,
+        at_most(LARGEST_BATCH, read_count),
         "1000",
         "1000",
         "One in so many requests that use their session deletes a batch of "
-        "expired rows after its outcome; ``0`` = never.",
+        "expired rows after its outcome; at most 10000; ``0`` = never.",
     ),
     Option(
         "self_clean_batch",
-        or_word("auto", positive(read_count), "auto"),
+        or_word("auto", at_most(LARGEST_BATCH, positive(read_count)), "auto"),
         "auto",
         "1000",
         "Rows deleted at most per self-cleaning; ``auto`` = "

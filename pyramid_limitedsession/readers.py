@@ -12,6 +12,8 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 # A hundred years; more is a mistake, and does not fit every date column.
 _LONGEST = 100 * 365 * 86400
+# PostgreSQL's protocol takes at most 65,535 values in one statement.
+LARGEST_BATCH = 10_000
 _LONGEST_NAME = 48
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -67,6 +69,18 @@ def positive(read: Callable[[str], int]) -> Callable[[str], int]:
         return value
 
     return read_positive
+
+
+def at_most(most: int, read: Callable[[str], int]) -> Callable[[str], int]:
+    """Return a reader of numbers that refuses larger ones."""
+
+    def read_at_most(text: str) -> int:
+        value = read(text)
+        if value > most:
+            raise ValueError
+        return value
+
+    return read_at_most
 
 
 def or_word(word: str, read: Callable[[str], Any], value: Any = None) -> Any:

@@ -43,6 +43,7 @@ class Plan:
     :ivar ends: ids of rows that end.
     :ivar cleared: ``clear()`` was called: keys added by others go too.
     :ivar rotating: the row gets a new token.
+    :ivar ended: how often the session had been ended in this request.
     """
 
     policy: Policy
@@ -52,6 +53,7 @@ class Plan:
     ends: tuple[int, ...]
     cleared: bool
     rotating: bool
+    ended: int
 
     def execute(self, work: Work) -> Result:
         """Run the statements inside an open transaction.

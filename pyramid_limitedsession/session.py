@@ -99,7 +99,7 @@ class LimitedSession(MutableMapping[str, Any]):
 
         Messages that parallel requests append are all kept.
         """
-        messages = self.setdefault(FLASH_PREFIX + queue, [])
+        messages = self._unit.open().setdefault(FLASH_PREFIX + queue, [])
         if allow_duplicate or msg not in messages:
             messages.append(msg)
 

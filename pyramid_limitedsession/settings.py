@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pyramid.exceptions import ConfigurationError
@@ -38,8 +38,9 @@ class Settings:
     policy: Policy
     self_clean: int
     self_clean_batch: int
-    url: str | None
-    engine: dict[str, str]
+    # Both may hold a password.
+    url: str | None = field(repr=False)
+    engine: dict[str, str] = field(repr=False)
     dbsession: str
     create_table: bool
     table_name: str

@@ -17,15 +17,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from .dberrors import translated
-from .engines import BEGIN, MYSQL
+from .engines import BEGIN, LOCK_TIMEOUT, MYSQL, is_in_memory
 from .errors import SessionBusyError
+from .readers import LARGEST_BATCH
 from .statements import Statements
 from .store import Record
 
 log = logging.getLogger(__name__)
-
-# PostgreSQL's protocol takes at most 65,535 values in one statement.
-_LARGEST_BATCH = 10_000
 
 
 class SqlWork:
@@ -116,6 +114,9 @@ class SqlStore:
     ) -> None:
         self.engine = engine
         self.table = table
+        # A database in memory is on the application's own connection, which
+        # has its own ways with transactions.
+        self._is_shared = is_in_memory(engine)
         self.statements = Statements(table)
         self.commits_last = engine.dialect.name == "sqlite"
         self._create_first = create
@@ -129,22 +130,28 @@ class SqlStore:
 
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """See `Store`."""
-        with self._autocommit() as connection:
-            work = SqlWork(self, connection)
-            return work.touch(record, seen=seen, expires=expires)
+        # In a transaction, because there its wait for a lock ends.
+        work = self.begin()
+        try:
+            is_alive = work.touch(record, seen=seen, expires=expires)
+        except BaseException:
+            work.rollback()
+            raise
+        work.commit()
+        return is_alive
 
     def begin(self) -> SqlWork:
         """See `Store`."""
         with translated(self.table.fullname):
             connection = self._connect()
             try:
-                _begin(connection)
+                self._begin(connection)
             except BaseException:
                 connection.close()
                 raise
 
         def close(end: str) -> None:
-            _end(connection, end, self.table.fullname)
+            self._end(connection, end)
 
         return SqlWork(self, connection, close)
 
@@ -157,7 +164,7 @@ class SqlStore:
         try:
             with (
                 self._autocommit() as connection,
-                _alone(connection, self.table.fullname) as is_alone,
+                self._alone(connection) as is_alone,
             ):
                 if not is_alone:
                     return 0
@@ -193,7 +200,7 @@ class SqlStore:
     def _delete_dead(
         self, connection: Connection, query: Any, values: dict[str, Any]
     ) -> tuple[int, int | None]:
-        values["most"] = min(values["most"], _LARGEST_BATCH)
+        values["most"] = min(values["most"], LARGEST_BATCH)
         ids = list(connection.execute(query, values).scalars())
         if not ids:
             return 0, None
@@ -225,14 +232,14 @@ class SqlStore:
         table made.
         """
         with translated(self.table.fullname), self.engine.connect() as conn:
-            _begin(conn)
+            self._begin(conn)
             try:
                 was_missing = not self._has_table(conn)
                 if was_missing:
                     self.table.create(conn, checkfirst=False)
-                conn.exec_driver_sql("COMMIT")
+                self._close(conn, "COMMIT")
             except DBAPIError:
-                conn.exec_driver_sql("ROLLBACK")
+                self._close(conn, "ROLLBACK")
                 if not self._has_table(conn):
                     raise
                 return False
@@ -277,19 +284,78 @@ class SqlStore:
     def _autocommit(self) -> Iterator[Connection]:
         with translated(self.table.fullname), self._connect() as connection:
             yield connection
-            # Nothing to do in autocommit mode; but a database in memory is
-            # the application's own connection.
+            if self._is_shared:
+                connection.commit()
+
+    def _begin(self, connection: Connection) -> None:
+        if self._is_shared:
+            connection.begin()
+        else:
+            begin = BEGIN.get(connection.dialect.name, "BEGIN")
+            connection.exec_driver_sql(begin)
+
+    def _close(self, connection: Connection, end: str) -> None:
+        if not self._is_shared:
+            connection.exec_driver_sql(end)
+        elif end == "COMMIT":
             connection.commit()
+        else:
+            connection.rollback()
+
+    def _end(self, connection: Connection, end: str) -> None:
+        if connection.closed:
+            return
+        try:
+            with translated(self.table.fullname):
+                self._close(connection, end)
+        except Exception:
+            # Whatever state it is in, nobody may get this connection.
+            connection.invalidate()
+            if end == "COMMIT":
+                raise
+            log.warning("a rollback failed; its connection was dropped")
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _alone(self, connection: Connection) -> Iterator[bool]:
+        """Yield whether nobody else cleans this table; hardly ever wait."""
+        dialect = connection.dialect.name
+        table = self.table.fullname
+        number = zlib.crc32(f"pyramid_limitedsession {table}".encode())
+        if dialect == "postgresql":
+            # Of the transaction, not of the session: poolers share sessions.
+            lock = sa.func.pg_try_advisory_xact_lock(number)
+            self._begin(connection)
+            try:
+                connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+                yield bool(connection.execute(sa.select(lock)).scalar())
+            finally:
+                connection.exec_driver_sql("COMMIT")
+        elif dialect in MYSQL:
+            name = f"pyramid_limitedsession.{number}"
+            lock = sa.func.get_lock(name, 0)
+            is_alone = bool(connection.execute(sa.select(lock)).scalar())
+            _set_mysql_timeout(connection, 1)
+            try:
+                yield is_alone
+            finally:
+                _set_mysql_timeout(connection, LOCK_TIMEOUT)
+                if is_alone:
+                    connection.execute(sa.select(sa.func.release_lock(name)))
+        else:
+            # A busy SQLite is left alone at once, not after the timeout.
+            wait = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
+            connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+            try:
+                yield True
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait}")
 
 
 def sorted_indexes(table: sa.Table) -> list[sa.Index]:
     """Return the table's indexes in a fixed order."""
     return sorted(table.indexes, key=lambda index: str(index.name))
-
-
-def _begin(connection: Connection) -> None:
-    begin = BEGIN.get(connection.dialect.name, "BEGIN")
-    connection.exec_driver_sql(begin)
 
 
 def _record(row: Any) -> Record | None:
@@ -314,50 +380,7 @@ def _cutoffs(cutoffs: tuple[int, int]) -> dict[str, int]:
     return {"idle_cutoff": cutoffs[0], "absolute_cutoff": cutoffs[1]}
 
 
-def _end(connection: Connection, end: str, table: str) -> None:
-    if connection.closed:
-        return
-    try:
-        with translated(table):
-            connection.exec_driver_sql(end)
-    except Exception:
-        # Whatever state it is in, nobody may get this connection.
-        connection.invalidate()
-        if end == "COMMIT":
-            raise
-        log.warning("a rollback failed; its connection was dropped")
-    finally:
-        connection.close()
-
-
-@contextmanager
-def _alone(connection: Connection, table: str) -> Iterator[bool]:
-    """Yield whether nobody else cleans this table; never wait for that."""
-    dialect = connection.dialect.name
-    number = zlib.crc32(f"pyramid_limitedsession {table}".encode())
-    if dialect == "postgresql":
-        # Of the transaction, not of the session: poolers share sessions.
-        _begin(connection)
-        try:
-            lock = sa.select(sa.func.pg_try_advisory_xact_lock(number))
-            yield bool(connection.execute(lock).scalar())
-        finally:
-            connection.exec_driver_sql("COMMIT")
-    elif dialect in MYSQL:
-        name = f"pyramid_limitedsession.{number}"
-        got = connection.execute(sa.select(sa.func.get_lock(name, 0))).scalar()
-        try:
-            yield bool(got)
-        finally:
-            if got:
-                connection.execute(sa.select(sa.func.release_lock(name)))
-    elif dialect == "sqlite":
-        # A busy database is left alone at once, not after the timeout.
-        wait = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-        try:
-            yield True
-        finally:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait}")
-    else:
-        yield True
+def _set_mysql_timeout(connection: Connection, seconds: int) -> None:
+    connection.exec_driver_sql(
+        f"SET SESSION innodb_lock_wait_timeout = {seconds}"
+    )

@@ -18,7 +18,8 @@ from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
 
-from .factory import EXTERNAL, UNIT, SessionFactory, is_external
+from .errors import after_commit
+from .factory import ANSWERED, EXTERNAL, UNIT, SessionFactory
 from .store import Store
 from .unitofwork import Unit
 
@@ -47,9 +48,10 @@ def lifecycle_tween_factory(
 
     def lifecycle_tween(request: Request) -> Response:
         request.environ[EXTERNAL] = "tm.active" in request.environ
+        request.add_response_callback(_mark_answered)
         try:
             response = handler(request)
-        except Exception as error:
+        except BaseException as error:
             unit = _unit(request)
             if unit is not None:
                 _settle_failed(request, unit, error)
@@ -61,8 +63,10 @@ def lifecycle_tween_factory(
         if rendered is not None and is_error_retryable(request, rendered):
             unit.close()
             return response
+        unit.give_up()
         try:
-            unit.settle(keep=_is_kept(request, response, commit_veto))
+            with after_commit():
+                unit.settle(keep=_is_kept(request, response, commit_veto))
         except Exception:
             # The application's exception views are below this tween.
             return request.invoke_exception_view(sys.exc_info(), reraise=True)
@@ -76,8 +80,14 @@ def _unit(request: Request) -> Unit | None:
     return getattr(request, UNIT, None)
 
 
-def _settle_failed(request: Request, unit: Unit, error: Exception) -> None:
+def _mark_answered(request: Request, response: Response) -> None:
+    """Response callback: a session first asked for later is too late."""
+    setattr(request, ANSWERED, True)
+
+
+def _settle_failed(request: Request, unit: Unit, error: BaseException) -> None:
     """Carry out what must survive an unhandled exception."""
+    unit.give_up()
     if is_error_retryable(request, error):
         unit.close()
         return
@@ -95,11 +105,10 @@ def _is_kept(
 ) -> bool:
     """Say whether changes that no transaction of ours decided are kept.
 
-    Where somebody else manages the transaction, pyramid_tm's own rules are
-    followed, so that a test sees what production would do.
+    By pyramid_tm's own rules: where somebody else manages the transaction
+    a test sees what production would do, and a failed request keeps
+    nothing where there is no transaction.
     """
-    if not is_external(request):
-        return True
     if commit_veto is not None:
         return not commit_veto(request, response)
     return getattr(request, "exception", None) is None

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from .errors import UnreadableDataError
+from .errors import UnreadableDataError, shown
 from .limits import Verdict
 from .saving import Plan, Result
 from .serializers import check_size
@@ -24,22 +24,30 @@ log = logging.getLogger(__name__)
 Ended = Literal["idle", "absolute", "unreadable"]
 
 
+class Part(Protocol):
+    """A unit's part in a transaction; see `datamanager`."""
+
+    def give_up(self) -> None:
+        """Abort the transaction, which was left behind unfinished."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where one request's session is read and written.
 
     :ivar store: own connections, outside the request's transaction.
     :ivar join: makes a unit take part in the request's transaction; returns
-        its data manager, or None if there is no transaction.
+        its part, or None if there is no transaction.
     :ivar enlist: joined mode: returns a `Work` inside the request's
         database transaction. None: the store's own transactions are used.
-    :ivar reads_enlisted: rows can be seen only inside that transaction.
+    :ivar reader: joined mode: returns a `Work` to read with, or None to
+        read with the store.
     """
 
     store: Store
-    join: Callable[[Unit], object | None]
+    join: Callable[[Unit], Part | None]
     enlist: Callable[[], Work] | None = None
-    reads_enlisted: bool = False
+    reader: Callable[[], Work | None] = lambda: None
 
 
 class Unit:
@@ -69,16 +77,19 @@ class Unit:
         self._content: dict[str, Any] = {}
         # The content may have been changed: compare it at the end.
         self._opened = False
+        # Somebody holds a value that he can change at any time.
+        self._exposed = False
         self._cleared = False
         self._rotating = False
         self._ends: list[int] = []
+        self._ended = 0
         # Row gone at save time: nothing of this request may bring it back.
         self._lost = False
         self._closed = False
         self._discarded: set[str] = set()
         self._touch_tried = False
         self._failure: Exception | None = None
-        self._manager: object | None = None
+        self._part: Part | None = None
 
     # -- for the session -----------------------------------------------
 
@@ -87,20 +98,19 @@ class Unit:
 
         Raises what the store raises: a broken system is no empty session.
         """
-        if self._manager is None:
-            self._manager = self.place.join(self)
+        if self._part is None:
+            self._part = self.place.join(self)
         if not self.looked:
             self._load()
         return self._content
 
     def expose(self) -> None:
         """Note that somebody holds a value that can be changed in place."""
-        self._opened = True
+        self._opened = self._exposed = True
 
     def open(self) -> dict[str, Any]:
         """Return the content, which the caller is about to change."""
         content = self.look()
-        self._opened = True
         if self._closed:
             # The stack tells where: such a change is a mistake in the app.
             log.error(
@@ -108,6 +118,8 @@ class Unit:
                 "the change is lost",
                 stack_info=True,
             )
+        else:
+            self._opened = True
         return content
 
     @property
@@ -136,7 +148,7 @@ class Unit:
     @property
     def is_joined(self) -> bool:
         """It takes part in a transaction whose outcome is not known yet."""
-        return self._manager is not None
+        return self._part is not None
 
     @property
     def expires_in(self) -> int | None:
@@ -150,12 +162,17 @@ class Unit:
 
     def end(self) -> None:
         """End the session; what is put in afterwards is a new one."""
-        self.open()
+        self.look()
         if self._row is not None:
             self._ends.append(self._row)
+        self._ended += 1
         self._forget_token |= self._token is not None
         self._row = self._record = self._token = self.new_token = None
+        self._opened = True
         self._reset()
+        if self._closed:
+            # Nobody comes after us to carry it out.
+            self._save_alone()
 
     def rotate(self) -> None:
         """Give the stored session a new token at the end of the request."""
@@ -185,11 +202,7 @@ class Unit:
         if self._token is None:
             return None
         key = key_of(self._token)
-        place = self.place
-        if place.reads_enlisted and place.enlist and self._manager:
-            record = place.enlist().load(key)
-        else:
-            record = place.store.load(key)
+        record = (self.place.reader() or self.place.store).load(key)
         if record is None:
             log.info("no session has this token (key %s)", fingerprint(key))
         return record
@@ -225,6 +238,7 @@ class Unit:
         if not self._opened:
             return
         self._opened = self._cleared = self._rotating = False
+        self._exposed = False
         self._content = self._base()
 
     def _base(self) -> dict[str, Any]:
@@ -245,6 +259,7 @@ class Unit:
         if text is None and not self._ends:
             return None
         return Plan(
+            ended=self._ended,
             policy=self._policy,
             now=self.now,
             base=self._record,
@@ -269,28 +284,36 @@ class Unit:
 
     # -- outcome -------------------------------------------------------
 
-    def committed(self, result: Result | None) -> None:
+    def committed(self, plan: Plan | None, result: Result) -> None:
         """Take what a plan has written as the session's state."""
-        self._manager = None
-        self._ends.clear()
+        self._part = None
         self._discarded.clear()
-        if result is not None and result.lost:
-            self._lost = True
-        elif result is not None and result.record is not None:
-            before = self._record
-            self._record = result.record
-            if before is not None and before.seen != result.record.seen:
-                self.touched = True
-            self._row = result.record.id
-            self._token = result.token or self._token
-            self.new_token = result.token or self.new_token
-        if result is not None and result.merged is not None:
+        if plan is not None:
+            self._ends = [row for row in self._ends if row not in plan.ends]
+        if plan is None or result.record is None:
+            self._lost |= result.lost
+        elif plan.ended != self._ended:
+            # Ended since then: that is what was wanted last.
+            self._ends.append(result.record.id)
+        else:
+            self._take_written(result.record, result)
+        if plan is None or plan.ended == self._ended:
+            self._opened = self._cleared = self._rotating = False
+
+    def _take_written(self, record: Record, result: Result) -> None:
+        before = self._record
+        if before is not None and before.seen != record.seen:
+            self.touched = True
+        self._record, self._row = record, record.id
+        self._token = result.token or self._token
+        self.new_token = result.token or self.new_token
+        if result.merged is not None:
             self._content = result.merged
-        self._opened = self._cleared = self._rotating = False
+            self._exposed = False
 
     def aborted(self) -> None:
         """Discard every change but the ends, which are carried out later."""
-        self._manager = None
+        self._part = None
         if self._opened:
             changed = changed_keys(self._base(), self._content)
             if self._record is None:
@@ -300,36 +323,62 @@ class Unit:
             self._discarded |= changed
         self._reset()
 
-    def settle(self, *, keep: bool) -> None:
+    def settle(self, *, keep: bool, is_last: bool = False) -> None:
         """Do what is left to do once the transaction's outcome is known.
 
         Saves what was changed outside any transaction (or discards it,
         ``keep=False``), carries out the ends of an aborted request, and
         writes the activity when that is due. Uses connections of its own.
+
+        Args:
+            keep: the request has not failed.
+            is_last: look once more at values that somebody still holds.
         """
         if not self.looked or self._closed:
             return
-        if not keep or self.is_joined:
-            # Still joined: a hook of the app's broke the commit.
+        if not keep:
             self.aborted()
+        self._opened |= is_last and self._exposed
         try:
             self._save_alone()
         except Exception:
             self._closed = True
             raise
-        if self._discarded:
-            log.warning(
-                "changes to the session keys %s were discarded, because the "
-                "transaction was rolled back; 'raise HTTPFound' does that "
-                "unless tm.commit_veto is set",
-                ", ".join(sorted(map(repr, self._discarded))),
-            )
-            self._discarded.clear()
+        self._tell_discarded()
         self._touch()
+
+    def give_up(self) -> None:
+        """Abort the transaction if it was left behind unfinished."""
+        if self._part is not None:
+            self._part.give_up()
+
+    @property
+    def is_closed(self) -> bool:
+        """The answer is on its way."""
+        return self._closed
 
     def close(self) -> None:
         """Accept no more changes: the answer is on its way."""
         self._closed = True
+
+    def report_late(self) -> None:
+        """Log an error if a value was changed after `close`, in place."""
+        self._opened = self._exposed
+        if self.plan() is not None:
+            log.error(
+                "a value in a session was changed after its response was "
+                "finished; the change is lost"
+            )
+
+    def _tell_discarded(self) -> None:
+        if self._discarded:
+            log.warning(
+                "changes to the session keys %s were discarded with the "
+                "request's transaction; a raised response, as in 'raise "
+                "HTTPFound', rolls it back unless tm.commit_veto is set",
+                ", ".join(sorted(map(shown, self._discarded))),
+            )
+            self._discarded.clear()
 
     def _save_alone(self) -> None:
         plan = self.plan()
@@ -342,7 +391,7 @@ class Unit:
             work.rollback()
             raise
         work.commit()
-        self.committed(result)
+        self.committed(plan, result)
 
     def _touch(self) -> None:
         record = self._record
@@ -375,12 +424,12 @@ class Unit:
         if self._opened:
             text = self._policy.serializer.dumps(self._content)
         flags = self._opened, self._cleared, self._rotating
-        ends = len(self._ends)
+        ended = self._ended
 
         def restore() -> None:
             # An end stays an end: nothing of it may come back.
             self._reset()
-            if text is not None and len(self._ends) == ends:
+            if text is not None and self._ended == ended:
                 self._content = self._policy.serializer.loads(text)
                 self._opened, self._cleared, self._rotating = flags
 
