@@ -77,7 +77,7 @@ class SessionFactory:
                 int(self.clock()),
             )
             setattr(request, UNIT, unit)
-            request.add_response_callback(_Answer(unit, self.settings.cookie))
+            run_last(request, _Answer(unit, self.settings.cookie))
             request.add_finished_callback(_finish)
             if getattr(request, ANSWERED, False):
                 unit.close()
@@ -170,21 +170,29 @@ def _cookie(request: Request, name: str) -> str | None:
         return None
 
 
+def run_last(
+    request: Request, callback: Callable[[Request, Response], None]
+) -> None:
+    """Add a response callback that runs behind the application's own.
+
+    They may use the session too, and may be added later than ours.
+    """
+
+    def postpone(request: Request, response: Response) -> None:
+        request.add_response_callback(callback)
+
+    request.add_response_callback(postpone)
+
+
 class _Answer:
     """Response callback: saves late changes, then decides on the cookie."""
 
     def __init__(self, unit: Unit, cookie: CookieSettings) -> None:
         self._unit = unit
         self._cookie = cookie
-        self._last = False
 
     def __call__(self, request: Request, response: Response) -> None:
         """Run behind the application's own callbacks."""
-        if not self._last:
-            # They may use the session too, and may be registered later.
-            self._last = True
-            request.add_response_callback(self)
-            return
         unit = self._unit
         if unit.looked:
             _vary_by_cookie(response)
@@ -227,13 +235,12 @@ def _finish(request: Request) -> None:
     A script has none, and neither has a request that died above our tween.
     """
     unit: Unit = getattr(request, UNIT)
-    if unit.is_closed:
-        unit.report_late()
-        return
     # The router calls this while an exception is on its way.
     failed = sys.exc_info()[0] is not None
     try:
-        if not unit.is_joined:
+        if unit.is_closed:
+            unit.report_late()
+        elif not unit.is_joined:
             unit.settle(keep=not failed)
     except Exception:
         log.exception("a session could not be saved or ended")

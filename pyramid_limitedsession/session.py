@@ -9,8 +9,9 @@ from typing import Any
 from pyramid.interfaces import ISession
 from zope.interface import implementer
 
+from .loading import Ended
 from .store import CSRF_KEY, FLASH_PREFIX
-from .unitofwork import Ended, Unit
+from .unitofwork import Unit
 
 
 @implementer(ISession)

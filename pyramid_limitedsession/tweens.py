@@ -19,7 +19,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from .errors import after_commit
-from .factory import ANSWERED, EXTERNAL, UNIT, SessionFactory
+from .factory import ANSWERED, EXTERNAL, UNIT, SessionFactory, run_last
 from .store import Store
 from .unitofwork import Unit
 
@@ -48,7 +48,7 @@ def lifecycle_tween_factory(
 
     def lifecycle_tween(request: Request) -> Response:
         request.environ[EXTERNAL] = "tm.active" in request.environ
-        request.add_response_callback(_mark_answered)
+        run_last(request, _mark_answered)
         try:
             response = handler(request)
         except BaseException as error:

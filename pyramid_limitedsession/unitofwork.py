@@ -9,19 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from .errors import UnreadableDataError, shown
-from .limits import Verdict
+from .errors import shown
+from .loading import Ended, find
 from .saving import Plan, Result
 from .serializers import check_size
 from .settings import Policy
 from .store import CSRF_KEY, Record, Store, Work, changed_keys
-from .tokens import Secret, fingerprint, key_of
+from .tokens import Secret
 
 log = logging.getLogger(__name__)
-
-Ended = Literal["idle", "absolute", "unreadable"]
 
 
 class Part(Protocol):
@@ -186,52 +184,18 @@ class Unit:
             # Each try may wait for a timeout; and it must not come true
             # that one half of a request sees a session, the other none.
             raise self._failure
-        record = None
         try:
-            record = self._read()
-        except UnreadableDataError:
-            self._found_unreadable()
+            read = (self.place.reader() or self.place.store).load
+            found = find(self._policy, read, self._token, self.now)
         except Exception as error:
             self._failure = error
             raise
         self.looked = True
-        if record is not None:
-            self._take(record)
-
-    def _read(self) -> Record | None:
-        if self._token is None:
-            return None
-        key = key_of(self._token)
-        record = (self.place.reader() or self.place.store).load(key)
-        if record is None:
-            log.info("no session has this token (key %s)", fingerprint(key))
-        return record
-
-    def _take(self, record: Record) -> None:
-        self._row = record.id
-        try:
-            verdict = self._verdict(record)
-            if verdict == "active":
-                self._content = self._policy.serializer.loads(record.data)
-                self._record = record
-                return
-        except UnreadableDataError:
-            self._found_unreadable()
-            return
-        self.ended = verdict
-        self._forget_token = True
-
-    def _found_unreadable(self) -> None:
-        # The cookie stays: a newer release may be able to read the row.
-        self.ended = "unreadable"
-        key = key_of(self._token) if self._token else ""
-        log.warning("session %s is unreadable", fingerprint(key))
-
-    def _verdict(self, record: Record) -> Verdict:
-        if record.created is None or record.seen is None:
-            raise UnreadableDataError("the row has no times")
-        limits = self._policy.limits
-        return limits.verdict(record.created, record.seen, self.now)
+        self.ended = found.ended
+        self._row = found.row
+        self._record = found.record
+        self._content = found.content
+        self._forget_token = found.ended in ("idle", "absolute")
 
     def _reset(self) -> None:
         """Go back to what the row holds; nothing is pending then."""

@@ -21,6 +21,7 @@ STOREYS = (
     "datamanager",
     "unitofwork",
     "saving",
+    "loading",
     "sqlstore",
     "statements",
     "dberrors",

@@ -1,0 +1,71 @@
+"""What a presented token stands for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import UnreadableDataError
+from .limits import Verdict
+from .settings import Policy
+from .store import Record
+from .tokens import Secret, fingerprint, key_of
+
+log = logging.getLogger(__name__)
+
+Ended = Literal["idle", "absolute", "unreadable"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The session of a token; empty and new unless it has a record.
+
+    :ivar record: the row of an active session.
+    :ivar content: what is in it.
+    :ivar row: the row's id, also of a session that was not accepted.
+    :ivar ended: why it was not accepted.
+    """
+
+    record: Record | None = None
+    content: dict[str, Any] = field(default_factory=dict, repr=False)
+    row: int | None = None
+    ended: Ended | None = None
+
+
+def find(
+    policy: Policy,
+    read: Callable[[str], Record | None],
+    token: Secret | None,
+    now: int,
+) -> Found:
+    """Return the session of a token, as the limits see it at ``now``.
+
+    What came from a browser or stands in a damaged row is no error: it is
+    a new session. What ``read`` raises is.
+    """
+    if token is None:
+        return Found()
+    key = key_of(token)
+    row = None
+    try:
+        record = read(key)
+        if record is None:
+            log.info("no session has this token (key %s)", fingerprint(key))
+            return Found()
+        row = record.id
+        verdict = _verdict(policy, record, now)
+        if verdict != "active":
+            return Found(row=row, ended=verdict)
+        return Found(record, policy.serializer.loads(record.data), row)
+    except UnreadableDataError:
+        # Left in place: a newer release may be able to read it.
+        log.warning("session %s is unreadable", fingerprint(key))
+        return Found(row=row, ended="unreadable")
+
+
+def _verdict(policy: Policy, record: Record, now: int) -> Verdict:
+    if record.created is None or record.seen is None:
+        raise UnreadableDataError("the row has no times")
+    return policy.limits.verdict(record.created, record.seen, now)
