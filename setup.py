@@ -15,6 +15,7 @@ testing = [
     "pyramid_retry",
     "pytest",
     "pytest-cov",
+    "pytest-xdist",
     "waitress",
     "webtest",
 ]

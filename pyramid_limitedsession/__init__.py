@@ -119,9 +119,8 @@ def _require_dbsession(registry: Registry, name: str) -> None:
     extensions: Any = registry.queryUtility(IRequestExtensions)
     added = extensions and {*extensions.descriptors, *extensions.methods}
     factory = registry.queryUtility(IRequestFactory, default=Request)
-    if name in (added or ()) or (
-        hasattr(factory, name) and not hasattr(Request, name)
-    ):
+    is_own = hasattr(factory, name) and not hasattr(Request, name)
+    if is_own or (name in (added or ()) and name != "tm"):
         return
     raise ConfigurationError(
         "pyramid_limitedsession does not know where to keep sessions: no "

@@ -238,13 +238,13 @@ def _finish(request: Request) -> None:
     # The router calls this while an exception is on its way.
     failed = sys.exc_info()[0] is not None
     try:
-        if unit.is_closed:
-            unit.report_late()
-        elif not unit.is_joined:
+        if not unit.is_joined:
             unit.settle(keep=not failed)
     except Exception:
         log.exception("a session could not be saved or ended")
     unit.close()
+    # Behind the finished callbacks that the application has added.
+    request.add_finished_callback(lambda request: unit.report_late())
 
 
 def _vary_by_cookie(response: Response) -> None:

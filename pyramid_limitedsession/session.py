@@ -35,12 +35,17 @@ class LimitedSession(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         value = self._unit.look()[key]
-        if isinstance(value, (dict, list)):
-            self._unit.expose()
+        self._expose(value)
         return value
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._unit.open()[key] = value
+        self._expose(value)
+
+    def _expose(self, value: Any) -> None:
+        if isinstance(value, (dict, list)):
+            # Who holds it can change it: it is compared at the end.
+            self._unit.expose()
 
     def __delitem__(self, key: str) -> None:
         del self._unit.open()[key]

@@ -316,19 +316,13 @@ class Unit:
         if self._part is not None:
             self._part.give_up()
 
-    @property
-    def is_closed(self) -> bool:
-        """The answer is on its way."""
-        return self._closed
-
     def close(self) -> None:
         """Accept no more changes: the answer is on its way."""
         self._closed = True
 
     def report_late(self) -> None:
         """Log an error if a value was changed after `close`, in place."""
-        self._opened = self._exposed
-        if self.plan() is not None:
+        if self._exposed and changed_keys(self._base(), self._content):
             log.error(
                 "a value in a session was changed after its response was "
                 "finished; the change is lost"
