@@ -123,8 +123,8 @@ def _require_dbsession(registry: Registry, name: str) -> None:
     if is_own or (name in (added or ()) and name != "tm"):
         return
     raise ConfigurationError(
-        "pyramid_limitedsession does not know where to keep sessions: no "
-        f"request.{name} was added to this application; set "
+        "pyramid_limitedsession does not know where to keep sessions: there "
+        f"is no request.{name} of this application's own; set "
         f"{PREFIX}sqlalchemy.url = sqlite:////path/to/sessions.sqlite, or "
         "another SQLAlchemy URL, or name the attribute that holds your "
         f"dbsession in {PREFIX}dbsession"

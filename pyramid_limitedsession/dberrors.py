@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from .errors import (
     SessionBusyError,
@@ -117,9 +117,11 @@ def _is_told(error: DBAPIError) -> bool:
         return _sqlite_text(error).startswith(_TOLD_TEXTS)
     if _number(error):
         return _number(error) in _TOLD_NUMBERS
-    # Without a state the driver itself speaks: nobody answered it.
     state = _state(error)
-    return not state or state.startswith(_TOLD_STATES)
+    if not state:
+        # The driver itself speaks: nobody answered it.
+        return isinstance(error, (OperationalError, InterfaceError))
+    return state.startswith(_TOLD_STATES)
 
 
 def _first_line(error: DBAPIError) -> str:

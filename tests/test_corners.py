@@ -654,7 +654,7 @@ def test_p10_a_dbsession_that_is_none(name):
     """P10: an attribute that every request has is no dbsession."""
     config = Configurator(settings={"limitedsession.dbsession": name})
     config.include("pyramid_limitedsession")
-    with pytest.raises(ConfigurationError, match=f"request.{name} was added"):
+    with pytest.raises(ConfigurationError, match=f"is no request.{name} of"):
         config.make_wsgi_app()
 
 

@@ -431,6 +431,7 @@ def test_trim_in_batches(world, make_ini, batch):
     assert [row for row in rows if row[1] > DEAD] == times(world)
 
 
+@pytest.mark.parametrize("database", ["postgresql"])
 @pytest.mark.parametrize("mode", ["separate"])
 def test_trim_in_a_batch_that_is_too_large(world, make_ini):
     """A batch of more rows than one statement takes values still works."""

@@ -219,6 +219,16 @@ def _add_views(world):
     return world
 
 
+@pytest.fixture(autouse=True)
+def _no_handlers_of_sqlalchemys_own():
+    """Keep echo from logging to the standard output of one test for ever."""
+    names = ("engine.Engine", "pool.impl.QueuePool", "pool.impl.NullPool")
+    for name in names:
+        logger = logging.getLogger(f"sqlalchemy.{name}")
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+
+
 @pytest.fixture(name="make")
 def _make(make_world, sweep):
     """Return a function that makes a world which logs everything."""
@@ -382,7 +392,7 @@ def test_p6_the_reprs_of_a_request(make, database, mode, sweep):
         work.rollback()
         stored = world.store.load(key_of(unit.token))
         objects = [session, unit, plan, work, result, stored, result.record]
-        objects += [unit._manager, world.store, request.registry]
+        objects += [unit._part, world.store, request.registry]
         shown.extend(f"{thing!r} {thing}" for thing in objects)
         shown.append(repr([unit.token, stored.key, stored.data]))
         return {}
