@@ -76,11 +76,10 @@ def reading_connection(
     store: SqlStore, dbsession: Session
 ) -> Connection | None:
     """Return the connection to read on, None for one of our own."""
-    bind = bind_of(store.table, dbsession)
     is_usable = dbsession.in_transaction() and dbsession.is_active
-    if is_usable and bind.dialect.name == "sqlite":
+    if is_usable and store.engine.dialect.name == "sqlite":
         return _connection(store, dbsession)
-    return bind if isinstance(bind, Connection) else None
+    return None
 
 
 def _connection(store: SqlStore, dbsession: Session) -> Connection:
@@ -130,7 +129,10 @@ class EnlistedStore:
 
     def load(self, key: str) -> Record | None:
         """See `Store`."""
-        return self._begin().load(key)
+        work = self._begin()
+        record = work.load(key)
+        work.rollback()
+        return record
 
     def begin(self) -> SqlWork:
         """See `Store`."""

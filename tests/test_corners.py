@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql import Delete, Update
 
 from pyramid_limitedsession import SessionBusyError, SessionError
+from pyramid_limitedsession.settings import read_settings
 from tests.apps import cookie_of
 
 OURS = "pyramid_limitedsession.tweens.lifecycle_tween_factory"
@@ -677,3 +678,174 @@ def test_p10_an_engine_that_cannot_be_made(options, tmp_path):
         config.make_wsgi_app()
     assert "ConfigurationError" in str(type(caught.value).__mro__)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["self_clean", "self_clean_batch"])
+def test_p10_a_batch_has_a_largest_size(name):
+    """P10: a batch of more rows than one statement takes is refused."""
+    with pytest.raises(ConfigurationError, match=name):
+        read_settings({f"limitedsession.{name}": "10001"})
+    read_settings({f"limitedsession.{name}": "10000"})
+
+
+def test_python_values_of_settings():
+    """None and SQLAlchemy's URL objects say what they would in an ini."""
+    url = sa.make_url("postgresql://u:secret@h/d")
+    settings = read_settings(
+        {
+            "limitedsession.idle_timeout": None,
+            "limitedsession.sqlalchemy.url": url,
+        }
+    )
+    assert settings.policy.limits.idle is None
+    assert "postgresql://u:secret@h/d" == settings.url
+    assert "secret" not in repr(settings)
+    assert read_settings({"limitedsession.sqlalchemy.url": None}).url is None
+
+
+# -- failures behind the outcome ---------------------------------------
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a": -Infinity}',
+        f'{{"a": {"[" * 101}{"]" * 101}}}',
+    ],
+)
+def test_p9_stored_json_that_we_would_not_store(small, stored):
+    """P9: such a row is a new session, not an error at every change."""
+    browser, _ = log_in(small)
+    small.execute(sa.update(small.table).values(data=stored))
+    assert {} == browser.get("/get").json
+    browser.get("/set?b=1")
+    assert {"b": "1"} == browser.get("/get").json
+
+
+def test_wide_json_is_not_deep(small):
+    """Many lists side by side are read as ever."""
+
+    @small.on("wide")
+    def _(request):
+        request.session["lists"] = [[] for _ in range(200)]
+        return {}
+
+    browser, _ = log_in(small)
+    browser.get("/wide")
+    assert 200 == len(browser.get("/get").json["lists"])
+
+
+def test_text_that_json_would_change(small):
+    """Two surrogates that JSON reads as one character are refused."""
+
+    @small.on("split")
+    def _(request):
+        request.session["a"] = "\ud83d\ude00"
+        return {}
+
+    browser, _ = log_in(small)
+    with pytest.raises(ValueError, match=r"session\['a'\] has two surrogates"):
+        browser.get("/split")
+
+
+def test_p9_a_cookie_header_that_is_no_latin_1(small):
+    """P9: a Cookie header that cannot be decoded is no cookie."""
+    browser = small.browser(HTTP_COOKIE="session=☃")
+    assert {} == browser.get("/get").json
+
+
+def test_a_late_change_that_cannot_be_saved(small, caplog):
+    """It is an error in the log; the answer is sent, without a cookie."""
+
+    @small.on("late")
+    def _(request):
+        def late(request, response):
+            request.session["late"] = {1, 2}
+
+        request.add_response_callback(late)
+        return {"ok": True}
+
+    response = small.browser().get("/late")
+    assert {"ok": True} == response.json
+    assert [] == cookie_of(response)
+    assert "session['late'] is of type set" in caplog.text
+
+
+def test_a_script_whose_change_cannot_be_saved(small, caplog):
+    """It is an error in the log that names the value."""
+    with prepare(registry=small.app.registry) as env:
+        env["request"].session["a"] = {1, 2}
+    assert "session['a'] is of type set" in caplog.text
+
+
+def test_a_failing_request_whose_end_fails_too(small, caplog):
+    """The application's own error is raised; the other one is logged."""
+
+    @small.on("leave")
+    def _(request):
+        request.session.invalidate()
+        small.table.drop(small.engine)
+        raise RuntimeError("the app's own")
+
+    browser, _ = log_in(small)
+    with pytest.raises(RuntimeError, match="the app's own"):
+        browser.get("/leave")
+    assert "a session could not be ended" in caplog.text
+    small.table.create(small.engine)
+
+
+def test_an_end_while_the_others_vote(small):
+    """P4: invalidate() between our statement and the commit is carried out."""
+
+    class Ends:
+        """A resource that ends the session when it votes."""
+
+        def __init__(self, session):
+            self.session = session
+
+        def _nothing(self, transaction):
+            pass
+
+        abort = tpc_begin = commit = tpc_finish = tpc_abort = _nothing
+
+        def tpc_vote(self, transaction):
+            self.session.invalidate()
+
+        def sortKey(self):
+            return "aa"
+
+    @small.on("leave")
+    def _(request):
+        request.session["x"] = 1
+        request.tm.get().join(Ends(request.session))
+        return {}
+
+    browser, token = log_in(small)
+    browser.get("/leave")
+    assert {} == replay(small, token)
+    assert [] == small.rows()
+
+
+def test_a_connection_without_a_transaction(make_world, database):
+    """A dbsession on a connection of no open transaction: all is durable."""
+    world = make_world(database, "joined")
+    add_views(world)
+
+    @world.on("leave")
+    def _(request):
+        request.session.invalidate()
+        raise HTTPFound("/get")
+
+    plain = world.session_factory
+    with world.engine.connect() as connection:
+        world.session_factory = sessionmaker(connection)
+        browser, token = log_in(world)
+        world.clock.pass_(600)
+        assert {"user": "ann"} == browser.get("/get").json
+        browser.get("/leave")
+        connection.rollback()
+        assert {} == replay(world, token)
+    world.session_factory = plain
+    assert [] == world.rows()

@@ -605,6 +605,7 @@ def _start(
     with Configurator(settings=settings) as config:
         config.include("pyramid_limitedsession")
         configure(config)
+        config.make_wsgi_app()
     factory = config.registry["pyramid_limitedsession"]
     if factory.store is not None:
         factory.store.engine.dispose()
