@@ -87,14 +87,14 @@ def _mark_answered(request: Request, response: Response) -> None:
 
 def _settle_failed(request: Request, unit: Unit, error: BaseException) -> None:
     """Carry out what must survive an unhandled exception."""
-    unit.give_up()
-    if is_error_retryable(request, error):
-        unit.close()
-        return
     try:
-        unit.settle(keep=False)
+        unit.give_up()
+        if is_error_retryable(request, error):
+            unit.close()
+        else:
+            unit.settle(keep=False)
     except Exception:
-        # The application's own error is what must reach the log first.
+        # The application's own error is what must reach its callers.
         log.exception("a session could not be ended")
 
 
