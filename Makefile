@@ -23,11 +23,14 @@ serve: $(VENV)/demo.installed
 test: $(VENV)/$(TESTING).installed
 	REQUIRE_DATABASES=$(REQUIRE_DATABASES) $(VENV)/bin/python -m pytest $(ARGS)
 
-# The lowest versions setup.py allows, on the lowest Python.
-test-lowest:
-	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install -q -c tests/lowest.txt -e '.[$(TESTING)]'
+# The lowest versions setup.py allows; on the lowest Python with PYTHON=…
+test-lowest: .venv-lowest/$(TESTING).installed
 	REQUIRE_DATABASES=$(REQUIRE_DATABASES) .venv-lowest/bin/python -m pytest $(ARGS)
+
+.venv-lowest/%.installed: setup.py tests/lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -q -c tests/lowest.txt -e '.[$*]'
+	touch $@
 
 $(VENV)/%.installed: setup.py | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q -e '.[$*]'

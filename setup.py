@@ -56,7 +56,8 @@ setup(
         "pyramid >= 2.0",
         "pyramid_tm >= 2.5",
         "SQLAlchemy >= 2.0",
-        "transaction >= 3.0",
+        # 3.0.0 swallows the errors of before-commit hooks.
+        "transaction >= 3.0.1",
         "zope.interface >= 5.5",
         "zope.sqlalchemy >= 3.0",
     ],
