@@ -12,7 +12,12 @@ from typing import Any
 from pyramid.config import PHASE1_CONFIG, Configurator
 from pyramid.events import ApplicationCreated
 from pyramid.exceptions import ConfigurationError
-from pyramid.interfaces import IRequestExtensions, IRequestFactory, ITweens
+from pyramid.interfaces import (
+    IRequestExtensions,
+    IRequestFactory,
+    ISessionFactory,
+    ITweens,
+)
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.scripting import prepare
@@ -91,6 +96,13 @@ def _start(event: ApplicationCreated) -> None:
     registry = event.app.registry
     factory: SessionFactory = registry[REGISTRY_KEY]
     _require_tween(registry)
+    if registry.queryUtility(ISessionFactory) is not factory:
+        raise ConfigurationError(
+            "request.session would not be a session of "
+            "pyramid_limitedsession: this application sets another session "
+            "factory, by config.set_session_factory or as an argument of its "
+            "Configurator; take that out"
+        )
     if factory.store is None:
         _require_dbsession(registry, factory.settings.dbsession)
     if factory.settings.create_table:

@@ -100,9 +100,10 @@ class SessionTableError(SessionError):
     def __init__(self, table: str, reason: str) -> None:
         self.table = table
         super().__init__(
-            f"the table {table!r} cannot be used ({reason}); "
-            "make it with 'pls-init your.ini', or print its DDL with "
-            "'pls-init your.ini --sql' for your own migration"
+            f"the table {table!r} cannot be used ({reason}); if it is "
+            "missing, make it with 'pls-init your.ini', or print its DDL with "
+            "'pls-init your.ini --sql' for your own migration; if it is "
+            "somebody else's, set another limitedsession.table_name"
         )
 
 

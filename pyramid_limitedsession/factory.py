@@ -128,8 +128,8 @@ def _make_engine(url: str, options: dict[str, str]) -> Engine:
     except Exception as error:
         # A driver that is not installed, an option that does not exist.
         raise ConfigurationError(
-            f"pyramid_limitedsession cannot use {PREFIX}sqlalchemy.url with "
-            f"the other {PREFIX}sqlalchemy settings: {error}"
+            "pyramid_limitedsession cannot make an engine from "
+            f"{PREFIX}sqlalchemy.url and its options: {error}"
         ) from error
 
 

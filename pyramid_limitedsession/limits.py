@@ -8,7 +8,7 @@ Activity is written at most once per ``touch_interval``, so what is stored
 may be up to ``touch_interval - 1`` seconds older than the last activity.
 The load adds this grace: a session never ends early because a write was
 saved. With a touch interval of one second (what ``auto`` gives for idle
-limits up to 20 s) the grace is zero.
+limits below 40 s) the grace is zero.
 """
 
 from __future__ import annotations

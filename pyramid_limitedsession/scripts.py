@@ -52,6 +52,7 @@ def _init(
     elif store.create():
         print(f"made the table {name!r}")
     else:
+        store.check()
         print(f"the table {name!r} exists already")
 
 

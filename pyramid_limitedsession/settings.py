@@ -121,14 +121,24 @@ def _plain(given: Any) -> str:
 
 
 def _wrong(option: Option, given: Any) -> str:
+    is_url = option.name == "sqlalchemy.url"
     # A URL holds a password.
     shown = (
-        "that URL" if option.name == "sqlalchemy.url" else repr(_plain(given))
+        "that URL (it must be one that SQLAlchemy knows, and not of a "
+        "database in memory)"
+        if is_url
+        else repr(_plain(given))
     )
-    return (
-        f"{PREFIX}{option.name} cannot be {shown}; "
-        f"say it like {option.example!r}"
-    )
+    text = f"{PREFIX}{option.name} cannot be {shown}; "
+    text += f"say it like {option.example!r}"
+    return text + (" or 'none'" if _can_be_off(option) else "")
+
+
+def _can_be_off(option: Option) -> bool:
+    try:
+        return option.read("none") is None
+    except Exception:
+        return False
 
 
 def _unknown(ours: Mapping[str, Any]) -> list[str]:
@@ -137,7 +147,8 @@ def _unknown(ours: Mapping[str, Any]) -> list[str]:
     for name in ours:
         if name in names or name.startswith(ENGINE_PREFIX):
             continue
-        near = difflib.get_close_matches(name, names, 1, cutoff=0.0)
+        near = [known for known in names if known.endswith(f".{name}")]
+        near += difflib.get_close_matches(name, names, 1, cutoff=0.0)
         problems.append(
             f"{PREFIX}{name} is not a setting; "
             f"did you mean {PREFIX}{near[0] if near else names[0]}?"

@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from .dberrors import translated
 from .engines import BEGIN, LOCK_TIMEOUT, MYSQL, is_in_memory
-from .errors import SessionBusyError
+from .errors import SessionBusyError, SessionTableError
 from .readers import LARGEST_BATCH
 from .statements import Statements
 from .store import Record
@@ -244,6 +244,19 @@ class SqlStore:
                     raise
                 return False
             return was_missing
+
+    def check(self) -> None:
+        """Raise SessionTableError if the table lacks a column of ours."""
+        with translated(self.table.fullname), self.engine.connect() as conn:
+            found = sa.inspect(conn).get_columns(
+                self.table.name, schema=self.table.schema
+            )
+        missing = {c.name for c in self.table.c} - {c["name"] for c in found}
+        if missing:
+            names = ", ".join(sorted(missing))
+            raise SessionTableError(
+                self.table.fullname, f"it has no column {names}"
+            )
 
     def create_if_told(self) -> None:
         """Make the table at start-up, or at first use if nobody answers.

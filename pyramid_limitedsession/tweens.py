@@ -17,6 +17,7 @@ from pyramid.path import DottedNameResolver
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.response import Response
+from webob import Response as BaseResponse
 
 from .errors import after_commit
 from .factory import ANSWERED, EXTERNAL, UNIT, SessionFactory, run_last
@@ -66,7 +67,10 @@ def lifecycle_tween_factory(
         unit.give_up()
         try:
             with after_commit():
-                unit.settle(keep=_is_kept(request, response, commit_veto))
+                unit.settle(
+                    keep=_is_kept(request, response, commit_veto),
+                    why=_hint(rendered, commit_veto),
+                )
         except Exception:
             # The application's exception views are below this tween.
             return request.invoke_exception_view(sys.exc_info(), reraise=True)
@@ -96,6 +100,16 @@ def _settle_failed(request: Request, unit: Unit, error: BaseException) -> None:
     except Exception:
         # The application's own error is what must reach its callers.
         log.exception("a session could not be ended")
+
+
+def _hint(rendered: object, commit_veto: object) -> str:
+    """Return what a warning adds if a raised response rolled it back."""
+    if commit_veto is not None or not isinstance(rendered, BaseResponse):
+        return ""
+    return (
+        f"; 'raise {type(rendered).__name__}' does that unless "
+        "tm.commit_veto is set"
+    )
 
 
 def _is_kept(

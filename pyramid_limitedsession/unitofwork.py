@@ -287,7 +287,9 @@ class Unit:
             self._discarded |= changed
         self._reset()
 
-    def settle(self, *, keep: bool, is_last: bool = False) -> None:
+    def settle(
+        self, *, keep: bool, is_last: bool = False, why: str = ""
+    ) -> None:
         """Do what is left to do once the transaction's outcome is known.
 
         Saves what was changed outside any transaction (or discards it,
@@ -297,6 +299,7 @@ class Unit:
         Args:
             keep: the request has not failed.
             is_last: look once more at values that somebody still holds.
+            why: what may have caused the loss of discarded changes.
         """
         if not self.looked or self._closed:
             return
@@ -308,7 +311,7 @@ class Unit:
         except Exception:
             self._closed = True
             raise
-        self._tell_discarded()
+        self._tell_discarded(why)
         self._touch()
 
     def give_up(self) -> None:
@@ -328,13 +331,13 @@ class Unit:
                 "finished; the change is lost"
             )
 
-    def _tell_discarded(self) -> None:
+    def _tell_discarded(self, why: str) -> None:
         if self._discarded:
             log.warning(
-                "changes to the session keys %s were discarded with the "
-                "request's transaction; a raised response, as in 'raise "
-                "HTTPFound', rolls it back unless tm.commit_veto is set",
+                "changes to the session keys %s were discarded, because the "
+                "request or its transaction failed%s",
                 ", ".join(sorted(map(shown, self._discarded))),
+                why,
             )
             self._discarded.clear()
 

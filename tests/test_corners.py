@@ -13,10 +13,15 @@ from pyramid.exceptions import ConfigurationError
 from pyramid.httpexceptions import HTTPFound
 from pyramid.response import Response
 from pyramid.scripting import prepare
+from pyramid.session import SignedCookieSessionFactory
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql import Delete, Update
 
-from pyramid_limitedsession import SessionBusyError, SessionError
+from pyramid_limitedsession import (
+    SessionBusyError,
+    SessionError,
+    SessionTableError,
+)
 from pyramid_limitedsession.settings import read_settings
 from tests.apps import cookie_of
 
@@ -701,6 +706,69 @@ def test_python_values_of_settings():
     assert "postgresql://u:secret@h/d" == settings.url
     assert "secret" not in repr(settings)
     assert read_settings({"limitedsession.sqlalchemy.url": None}).url is None
+
+
+def test_p10_another_session_factory(tmp_path):
+    """P10: an application with a session factory of its own does not start.
+
+    Pyramid would let that win, and no limit would hold.
+    """
+    url = f"sqlite:///{tmp_path}/x.sqlite"
+    config = Configurator(
+        settings={"limitedsession.sqlalchemy.url": url},
+        session_factory=SignedCookieSessionFactory("secret"),
+    )
+    config.include("pyramid_limitedsession")
+    with pytest.raises(ConfigurationError, match="another session factory"):
+        config.make_wsgi_app()
+
+
+def test_p10_the_last_part_of_a_name_is_near():
+    """P10: a key that is the end of a setting's name is told that setting."""
+    with pytest.raises(
+        ConfigurationError, match=r"did you mean limitedsession\.sqlalchemy"
+    ):
+        read_settings({"limitedsession.url": "sqlite:////x.sqlite"})
+
+
+def test_a_table_of_somebody_else(make_world, database):
+    """A table that lacks our columns is told, with the setting to change."""
+    world = make_world(database, "joined")
+    world.table.drop(world.engine)
+    other = sa.Table(
+        world.table.name, sa.MetaData(), sa.Column("id", sa.Integer)
+    )
+    other.create(world.engine)
+    with pytest.raises(SessionTableError, match="table_name") as caught:
+        world.store.check()
+    assert "session_id" in str(caught.value)
+    other.drop(world.engine)
+    world.table.create(world.engine)
+    world.store.check()
+
+
+@pytest.mark.parametrize("how", ["redirect", "error", "doom"])
+def test_a_discarded_change_names_its_likely_cause(small, how, caplog):
+    """Only a raised response is told to be the cause of a loss."""
+
+    @small.on("lose")
+    def _(request):
+        request.session["a"] = 1
+        if how == "redirect":
+            raise HTTPFound("/get")
+        if how == "error":
+            raise RuntimeError("boom")
+        request.tm.doom()
+        return {}
+
+    browser = small.browser()
+    if how == "error":
+        with pytest.raises(RuntimeError, match="boom"):
+            browser.get("/lose")
+    else:
+        browser.get("/lose")
+    assert "'a' were discarded" in caplog.text
+    assert (how == "redirect") == ("'raise HTTPFound'" in caplog.text)
 
 
 # -- failures behind the outcome ---------------------------------------

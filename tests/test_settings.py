@@ -374,7 +374,7 @@ def test_p10_refused(name, given):
     (problem,) = _problems({name: given})
     assert problem == (
         f"limitedsession.{name} cannot be {text!r}; "
-        f"say it like {option.example!r}"
+        f"say it like {option.example!r}{or_none(option)}"
     )
 
 
@@ -596,6 +596,13 @@ def test_p10_contradictions_are_told_with_the_rest():
 
 
 # -- in an application -------------------------------------------------
+
+
+def or_none(option: Any) -> str:
+    """Return what the error adds for a setting that can be switched off."""
+    off = {"idle_timeout", "absolute_timeout", "schema", "max_data_size"}
+    off |= {"cookie_domain", "cookie_max_age"}
+    return " or 'none'" if option.name in off else ""
 
 
 def _start(
