@@ -503,7 +503,6 @@ def test_trim_shows_progress_on_a_terminal(lite, make_ini):
     """On a terminal a bar goes to stderr; stdout has its one line."""
     import pty
 
-    pytest.importorskip("rich")
     put(lite, *[(DEAD, DEAD)] * 25)
     terminal, end = pty.openpty()
     with make_ini(lite).process("pls-trim", stderr=end) as process:
