@@ -129,7 +129,7 @@ def _check(value: object, depth: int) -> None:
             raise _Bad("is an integer of too many digits")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise _Bad("is infinite or NaN, which JSON does not know")
+            raise _Bad("is a number that JSON does not know")
     elif isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
