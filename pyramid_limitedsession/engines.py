@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Dialect, Engine, make_url
 
 from .readers import is_memory_url
+from .schema import MYSQL
 
 # No wait of ours for a lock is longer, in seconds. A request can hold locks
 # on two connections, ours and the application's: two such requests may wait
@@ -29,7 +30,6 @@ BEGIN = {
     f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'",
     "sqlite": "BEGIN IMMEDIATE",
 }
-MYSQL = ("mysql", "mariadb")
 _MYSQL_SETTINGS = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT}",

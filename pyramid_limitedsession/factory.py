@@ -23,7 +23,6 @@ from .engines import make_engine
 from .joined import (
     EnlistedStore,
     JoinedStores,
-    bind_of,
     enlist,
     reading_connection,
     work_on,
@@ -87,7 +86,7 @@ class SessionFactory:
         """Return the store: our own, or the one beside the dbsession."""
         if self.store is not None:
             return self.store
-        return self._joined.of(self._dbsession(request))
+        return self._joined.of(self._joined.bind_of(self._dbsession(request)))
 
     def _dbsession(self, request: Request) -> Session:
         dbsession = getattr(request, self.settings.dbsession)
@@ -104,7 +103,8 @@ class SessionFactory:
         if self.store is not None:
             return Place(self.store, join)
         dbsession = self._dbsession(request)
-        store = self._joined.of(dbsession)
+        bind = self._joined.bind_of(dbsession)
+        store = self._joined.of(bind)
 
         def enlisted() -> SqlWork:
             return enlist(store, dbsession, request.tm)
@@ -115,7 +115,6 @@ class SessionFactory:
 
         if is_external(request):
             return Place(EnlistedStore(enlisted), join)
-        bind = bind_of(store.table, dbsession)
         if isinstance(bind, Connection):
             beside = EnlistedStore(lambda: work_on(store, bind))
             return Place(beside, join, enlisted, reader)

@@ -33,6 +33,8 @@ class JoinedStores:
     def __init__(self, table: sa.Table, *, create: bool) -> None:
         self._table = table
         self._create = create
+        # Built once: it is asked for in every request.
+        self._update = sa.update(table)
         self._lock = threading.Lock()
         # Engines that differ only in their options share a pool.
         self._twins: weakref.WeakKeyDictionary[Pool, Engine] = (
@@ -42,9 +44,17 @@ class JoinedStores:
             weakref.WeakKeyDictionary()
         )
 
-    def of(self, dbsession: Session) -> SqlStore:
-        """Return the store beside a dbsession's engine. Runs no SQL."""
-        engine = bind_of(self._table, dbsession).engine
+    def bind_of(self, dbsession: Session) -> Engine | Connection:
+        """Return what the dbsession writes sessions to.
+
+        Asked for an UPDATE, because an application may send its reads to a
+        replica, which would not know of a session yet.
+        """
+        return dbsession.get_bind(clause=self._update)
+
+    def of(self, bind: Engine | Connection) -> SqlStore:
+        """Return the store beside a dbsession's bind. Runs no SQL."""
+        engine = bind.engine
         with self._lock:
             store = self._stores.get(engine)
             if store is None:
@@ -63,15 +73,6 @@ class JoinedStores:
         return with_options_of(twin, engine)
 
 
-def bind_of(table: sa.Table, dbsession: Session) -> Engine | Connection:
-    """Return what the dbsession writes sessions to.
-
-    Asked for an UPDATE, because an application may send its reads to a
-    replica, which would not know of a session yet.
-    """
-    return dbsession.get_bind(clause=sa.update(table))
-
-
 def reading_connection(
     store: SqlStore, dbsession: Session
 ) -> Connection | None:
@@ -85,7 +86,7 @@ def reading_connection(
 def _connection(store: SqlStore, dbsession: Session) -> Connection:
     with translated(store.table.fullname):
         return dbsession.connection(
-            bind_arguments={"clause": sa.update(store.table)}
+            bind_arguments={"clause": store.statements.update}
         )
 
 

@@ -19,7 +19,7 @@ from .tokens import Secret
 
 # Room for "2::" and 64 hex digits, and for other versions to come.
 _KEY_LENGTH = 80
-_MYSQL = ("mysql", "mariadb")
+MYSQL = ("mysql", "mariadb")
 
 
 class UTCSeconds(TypeDecorator[int]):
@@ -90,7 +90,7 @@ class SecretKey(_SecretType):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the column type of this database."""
-        if dialect.name in _MYSQL:
+        if dialect.name in MYSQL:
             return mysql.VARCHAR(
                 _KEY_LENGTH, charset="ascii", collation="ascii_bin"
             )
@@ -108,7 +108,7 @@ class SecretText(_SecretType):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the column type of this database."""
-        if dialect.name in _MYSQL:
+        if dialect.name in MYSQL:
             return mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
         return sa.Text()
 

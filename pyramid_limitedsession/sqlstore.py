@@ -17,9 +17,10 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from .dberrors import translated
-from .engines import BEGIN, LOCK_TIMEOUT, MYSQL, is_in_memory
+from .engines import BEGIN, LOCK_TIMEOUT, is_in_memory
 from .errors import SessionBusyError, SessionTableError
 from .readers import LARGEST_BATCH
+from .schema import MYSQL
 from .statements import Statements
 from .store import Record
 
