@@ -14,6 +14,13 @@ import pytest
 import sqlalchemy as sa
 
 from tests.apps import MODES, Clock, World
+from tests.outcomes import (
+    TABLES,
+    as_result,
+    place,
+    read_results,
+    write_results,
+)
 
 SERVERS = {
     "postgresql": os.environ.get(
@@ -133,3 +140,62 @@ def _mode(request):
 def _world(make_world, database, mode):
     """A real application on each database, in each mode."""
     return make_world(database, mode)
+
+
+# -- the page of outcomes ----------------------------------------------
+
+
+def pytest_addoption(parser):
+    """Add the option that "make outcomes" uses."""
+    parser.addoption(
+        "--write-outcomes",
+        action="store_true",
+        help="write docs/outcomes.* from what the tests observe",
+    )
+
+
+def pytest_configure(config):
+    """Collect what is observed, in the process that hears all reports."""
+    is_worker = hasattr(config, "workerinput")
+    if config.getoption("--write-outcomes") and not is_worker:
+        config.pluginmanager.register(OutcomesWriter())
+
+
+class OutcomesWriter:
+    """Writes the page once the tests have run."""
+
+    def __init__(self):
+        self._cells = []
+
+    def pytest_runtest_logreport(self, report):
+        """Take the cells that a passed test has told."""
+        if report.when == "call" and report.passed:
+            self._cells += [
+                value
+                for name, value in report.user_properties
+                if name == "outcome"
+            ]
+
+    def pytest_sessionfinish(self):
+        """Write the files."""
+        write_results(self._cells)
+
+
+@pytest.fixture(name="outcomes")
+def _outcomes(request, record_property):
+    """Return ``tell(table, situation, mode, database, outcome)``.
+
+    It fails the test if the page says something else.
+    """
+    is_writing = request.config.getoption("--write-outcomes")
+
+    def tell(table, situation, mode, database, outcome):
+        assert situation in TABLES[table].situations
+        where, result = place(mode, database), as_result(outcome)
+        if is_writing:
+            record_property("outcome", (table, situation, where, result))
+            return
+        told = read_results()[table][situation][where]
+        assert told == result, "not as docs/outcomes.rst says"
+
+    return tell
