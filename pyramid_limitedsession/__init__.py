@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from pyramid.scripting import prepare
 from .errors import (
     SessionBusyError,
     SessionConflict,
+    SessionConnectionError,
     SessionError,
     SessionOverflowError,
     SessionTableError,
@@ -40,6 +42,7 @@ __all__ = [
     "LimitedSession",
     "SessionBusyError",
     "SessionConflict",
+    "SessionConnectionError",
     "SessionError",
     "SessionFactory",
     "SessionOverflowError",
@@ -48,6 +51,8 @@ __all__ = [
     "includeme",
     "make_table",
 ]
+
+log = logging.getLogger(__name__)
 
 TM_TWEEN = "pyramid_tm.tm_tween_factory"
 TWEEN = "pyramid_limitedsession.tweens.lifecycle_tween_factory"
@@ -61,7 +66,7 @@ def includeme(config: Configurator) -> None:
       time to change them, and raises ConfigurationError if one is wrong;
     - sets the session factory;
     - when the application is created: checks that its wiring is possible,
-      and makes the table, if that is set;
+      makes the table, if that is set, and logs an error if it is missing;
     - adds the life-cycle tween, above pyramid_tm's;
     - adds the directive ``config.set_session_clock(clock)``, with which
       tests of an application let time pass.
@@ -105,9 +110,26 @@ def _start(event: ApplicationCreated) -> None:
         )
     if factory.store is None:
         _require_dbsession(registry, factory.settings.dbsession)
-    if factory.settings.create_table:
-        with prepare(registry=registry) as env:
-            factory.store_for(env["request"]).create_if_told()
+    with prepare(registry=registry) as env:
+        _look_at_table(factory, env["request"])
+
+
+def _look_at_table(factory: SessionFactory, request: Request) -> None:
+    """Make the table if that is told; log an error if it is missing."""
+    try:
+        store = factory.store_for(request)
+    except Exception:
+        if factory.settings.create_table:
+            raise
+        # A dbsession may depend on a request that somebody has sent.
+        log.info("the sessions' table is looked for at its first use")
+        return
+    try:
+        store.start()
+    except SessionTableError as error:
+        # No reason not to start: what makes the table, as pls-init or a
+        # script of the application, may start the application first.
+        log.error("%s", error)
 
 
 def _require_tween(registry: Registry) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from .errors import (
     SessionBusyError,
+    SessionConnectionError,
     SessionTableError,
     UnreadableDataError,
 )
@@ -22,6 +23,10 @@ from .errors import (
 _BUSY_STATES = frozenset({"40001", "40P01", "55P03"})
 # Record changed since last read, lock wait timeout, deadlock (MySQL).
 _BUSY_NUMBERS = frozenset({1020, 1205, 1213})
+# Admin shutdown, crash shutdown (PostgreSQL): the server closed a connection.
+_LOST_STATES = frozenset({"57P01", "57P02"})
+# Server gone away, lost during query, connection killed (MySQL, MariaDB).
+_LOST_NUMBERS = frozenset({2006, 2013, 1927})
 # Also when sqlite_errorname is not there, before Python 3.11.
 _BUSY_TEXTS = ("database is locked", "database table is locked")
 _MISSING_STATES = frozenset({"42P01", "42703"})
@@ -63,6 +68,7 @@ def translated(table: str) -> Iterator[None]:
 
     Raises:
         SessionBusyError: the database asks to try again.
+        SessionConnectionError: it closed the connection.
         SessionTableError: the table or a column is missing.
         UnreadableDataError: what is stored is no text (SQLite).
         DBAPIError: of the same class as the original, without its values.
@@ -80,6 +86,15 @@ def is_busy(error: DBAPIError) -> bool:
         _state(error) in _BUSY_STATES
         or _number(error) in _BUSY_NUMBERS
         or _sqlite_text(error).startswith(_BUSY_TEXTS)
+    )
+
+
+def is_lost(error: DBAPIError) -> bool:
+    """Say whether the database closed the connection that was in use."""
+    return (
+        bool(error.connection_invalidated)
+        or _state(error) in _LOST_STATES
+        or _number(error) in _LOST_NUMBERS
     )
 
 
@@ -103,7 +118,9 @@ def _translate(error: DBAPIError, table: str) -> Exception:
     text = f"{type(error.orig).__name__}, error {code}"
     if _is_told(error):
         text = f"{text}: {_first_line(error)}"
-    return type(error)(
+    # What a lost connection was to do can be done again on another one.
+    kind = SessionConnectionError if is_lost(error) else type(error)
+    return kind(
         error.statement,
         None,
         DriverError(text, code),

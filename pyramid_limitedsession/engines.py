@@ -15,25 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Dialect, Engine, make_url
 
 from .readers import is_memory_url
-from .schema import MYSQL
-
-# No wait of ours for a lock is longer, in seconds. A request can hold locks
-# on two connections, ours and the application's: two such requests may wait
-# for each other in a circle that no database can see.
-LOCK_TIMEOUT = 5
-# How a transaction of ours begins. READ COMMITTED whatever the server's or
-# the application's default: our statements are made for it (MySQL gets both
-# settings once per connection). SQLite: to take the write lock at once,
-# because taking it after a read fails when somebody wrote in between.
-BEGIN = {
-    "postgresql": "BEGIN ISOLATION LEVEL READ COMMITTED; "
-    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'",
-    "sqlite": "BEGIN IMMEDIATE",
-}
-_MYSQL_SETTINGS = (
-    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    f"SET SESSION innodb_lock_wait_timeout = {LOCK_TIMEOUT}",
-)
+from .waits import connection_settings
 
 
 def is_in_memory(engine: Engine) -> bool:
@@ -45,12 +27,15 @@ def is_in_memory(engine: Engine) -> bool:
     return is_memory_url(engine.url)
 
 
-def make_engine(url: str, options: dict[str, str]) -> Engine:
+def make_engine(
+    url: str, options: dict[str, str], *, lock_timeout: int
+) -> Engine:
     """Make the engine of separate mode from its settings.
 
     Args:
         url: SQLAlchemy's database URL.
         options: further engine options, texts as in an ini file.
+        lock_timeout: seconds that its connections wait for a lock at most.
     """
     # A server may have closed the connection; a file has not.
     is_server = make_url(url).get_backend_name() != "sqlite"
@@ -60,10 +45,10 @@ def make_engine(url: str, options: dict[str, str]) -> Engine:
         "url": url,
     }
     engine = sa.engine_from_config(settings, prefix="", hide_parameters=True)
-    return _own(engine)
+    return _own(engine, lock_timeout)
 
 
-def make_engine_like(engine: Engine) -> Engine:
+def make_engine_like(engine: Engine, *, lock_timeout: int) -> Engine:
     """Make an engine that connects as the given one, with a pool of its own.
 
     Same creator, arguments and pool events. A pool of its own, because a
@@ -76,7 +61,7 @@ def make_engine_like(engine: Engine) -> Engine:
         engine.url,
         hide_parameters=True,
     )
-    return _own(twin)
+    return _own(twin, lock_timeout)
 
 
 def with_options_of(twin: Engine, engine: Engine) -> Engine:
@@ -89,11 +74,12 @@ def with_options_of(twin: Engine, engine: Engine) -> Engine:
     return twin.execution_options(**options) if options else twin
 
 
-def _own(engine: Engine) -> Engine:
+def _own(engine: Engine, lock_timeout: int) -> Engine:
     dialect = engine.dialect
+    statements = connection_settings(dialect.name, lock_timeout)
 
     def connected(connection: Any, record: object) -> None:
-        _prepare(dialect, connection)
+        _prepare(dialect, connection, statements)
 
     event.listen(engine, "connect", connected)
     # A forked child would write into its parent's socket. Weak, because a
@@ -103,16 +89,17 @@ def _own(engine: Engine) -> Engine:
     return engine
 
 
-def _prepare(dialect: Dialect, connection: Any) -> None:
+def _prepare(
+    dialect: Dialect, connection: Any, statements: tuple[str, ...]
+) -> None:
     # The app's own listeners may have left a transaction open, in which
     # autocommit cannot be switched on; commit keeps what they SET.
     connection.commit()
     dialect.set_isolation_level(connection, "AUTOCOMMIT")
-    if dialect.name in MYSQL:
-        cursor = connection.cursor()
-        for statement in _MYSQL_SETTINGS:
-            cursor.execute(statement)
-        cursor.close()
+    cursor = connection.cursor()
+    for statement in statements:
+        cursor.execute(statement)
+    cursor.close()
 
 
 def _forget(ref: weakref.ref[Engine]) -> None:

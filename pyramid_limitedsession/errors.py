@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from sqlalchemy.exc import OperationalError
 from transaction.interfaces import TransientError
 
 _KEY_SHOWN = 40
@@ -89,6 +91,19 @@ class SessionBusyError(SessionError, TransientError):
     def __init__(self, code: str) -> None:
         self.code = code
         super().__init__(f"the database asks to try again (error {code})")
+
+
+class SessionConnectionError(SessionError, TransientError, OperationalError):
+    """The database closed the connection before the session was saved.
+
+    It is a ``TransientError``, so that pyramid_retry replays the request,
+    on another connection, and SQLAlchemy's ``OperationalError``, as which an
+    application knows it from its own statements. A COMMIT that fails is not
+    told so: nobody knows what came of it.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        OperationalError.__init__(self, *arguments, **options)
 
 
 class SessionTableError(SessionError):

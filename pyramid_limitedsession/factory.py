@@ -59,11 +59,14 @@ class SessionFactory:
         self.settings = settings
         self.clock = clock
         table = make_table(sa.MetaData(), settings.table_name, settings.schema)
+        options: Any = {
+            "lock_timeout": settings.lock_timeout,
+            "create": settings.create_table,
+        }
         self.store: SqlStore | None = None
         if settings.url is not None:
-            engine = _make_engine(settings.url, settings.engine)
-            self.store = SqlStore(engine, table, create=settings.create_table)
-        self._joined = JoinedStores(table, create=settings.create_table)
+            self.store = SqlStore(_make_engine(settings), table, **options)
+        self._joined = JoinedStores(table, **options)
 
     def __call__(self, request: Request) -> LimitedSession:
         """Return the request's session. Runs no SQL."""
@@ -121,9 +124,13 @@ class SessionFactory:
         return Place(store, join, enlisted, reader)
 
 
-def _make_engine(url: str, options: dict[str, str]) -> Engine:
+def _make_engine(settings: Settings) -> Engine:
     try:
-        return make_engine(url, options)
+        return make_engine(
+            settings.url or "",
+            settings.engine,
+            lock_timeout=settings.lock_timeout,
+        )
     except Exception as error:
         # A driver that is not installed, an option that does not exist.
         raise ConfigurationError(
@@ -139,7 +146,12 @@ def is_external(request: Request) -> bool:
     tests that run many requests in one transaction.
     """
     environ = request.environ
-    return bool(environ.get(EXTERNAL, "tm.active" in environ))
+    return bool(environ.get(EXTERNAL, is_managed(environ)))
+
+
+def is_managed(environ: dict[str, Any]) -> bool:
+    """Say whether a transaction is under way that pyramid_tm leaves alone."""
+    return "tm.active" in environ or "repoze.tm.active" in environ
 
 
 def active_transaction(request: Request) -> Any:

@@ -30,8 +30,11 @@ from .store import Record
 class JoinedStores:
     """One store of our own for each engine the application uses."""
 
-    def __init__(self, table: sa.Table, *, create: bool) -> None:
+    def __init__(
+        self, table: sa.Table, *, lock_timeout: int, create: bool
+    ) -> None:
         self._table = table
+        self._lock_timeout = lock_timeout
         self._create = create
         # Built once: it is asked for in every request.
         self._update = sa.update(table)
@@ -59,7 +62,12 @@ class JoinedStores:
             store = self._stores.get(engine)
             if store is None:
                 own = self._beside(engine)
-                store = SqlStore(own, self._table, create=self._create)
+                store = SqlStore(
+                    own,
+                    self._table,
+                    lock_timeout=self._lock_timeout,
+                    create=self._create,
+                )
                 self._stores[engine] = store
             return store
 
@@ -69,7 +77,8 @@ class JoinedStores:
             return engine
         twin = self._twins.get(engine.pool)
         if twin is None:
-            twin = self._twins[engine.pool] = make_engine_like(engine)
+            twin = make_engine_like(engine, lock_timeout=self._lock_timeout)
+            self._twins[engine.pool] = twin
         return with_options_of(twin, engine)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from .readers import (
     LARGEST_BATCH,
+    LONGEST_WAIT,
     at_most,
     choice,
     or_word,
@@ -97,6 +98,15 @@ OPTIONS = (
         "Keeps sessions on an engine of their own (separate mode). Further "
         "``sqlalchemy.*`` keys are options of that engine. Not set: they "
         "are kept where ``request.dbsession`` is (joined mode).",
+    ),
+    Option(
+        "lock_timeout",
+        at_most(LONGEST_WAIT, _time),
+        "5s",
+        "5s",
+        "No statement on a connection of ours waits longer for a lock "
+        "(SQLite: its busy timeout); then it raises ``SessionBusyError``. At "
+        "most a day.",
     ),
     Option(
         "dbsession",

@@ -14,6 +14,8 @@ _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _LONGEST = 100 * 365 * 86400
 # PostgreSQL's protocol takes at most 65,535 values in one statement.
 LARGEST_BATCH = 10_000
+# A day; what waits longer hangs. SQLite takes milliseconds in 32 bits.
+LONGEST_WAIT = 86400
 _LONGEST_NAME = 48
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")

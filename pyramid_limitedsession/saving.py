@@ -42,6 +42,7 @@ class Plan:
     :ivar text: the serialized content to write, None to write none.
     :ivar ends: ids of rows that end.
     :ivar cleared: ``clear()`` was called: keys added by others go too.
+    :ivar popped: flash queues that were emptied before what is in them now.
     :ivar rotating: the row gets a new token.
     :ivar ended: how often the session had been ended in this request.
     """
@@ -52,6 +53,7 @@ class Plan:
     text: str | None = field(repr=False)
     ends: tuple[int, ...]
     cleared: bool
+    popped: frozenset[str]
     rotating: bool
     ended: int
 
@@ -142,6 +144,7 @@ class Plan:
             serializer.loads(text),
             theirs,
             cleared=self.cleared,
+            popped=self.popped,
         )
         if both and self.policy.on_conflict == "retry":
             raise SessionConflict(both)

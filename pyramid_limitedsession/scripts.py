@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use. What failed is told in sentences;
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -200,7 +201,9 @@ def _store(
     config_uri: str, options: dict[str, str]
 ) -> Iterator[tuple[SqlStore, SessionFactory]]:
     """Start the application and yield its store."""
-    with bootstrap(config_uri, options=options) as env:
+    with _without_start_errors():
+        env = bootstrap(config_uri, options=options)
+    with env:
         factory = env["registry"].get(REGISTRY_KEY)
         if factory is None:
             raise LookupError(
@@ -211,6 +214,21 @@ def _store(
             yield store, factory
         finally:
             store.engine.dispose()
+
+
+@contextmanager
+def _without_start_errors() -> Iterator[None]:
+    """Keep quiet about a missing table: the command itself tells it."""
+    log = logging.getLogger("pyramid_limitedsession")
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR
+
+    log.addFilter(is_told)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_told)
 
 
 def _sentences(error: BaseException | None) -> str:

@@ -111,8 +111,7 @@ class LimitedSession(MutableMapping[str, Any]):
 
     def pop_flash(self, queue: str = "") -> list[Any]:
         """Return the queue's messages and empty it."""
-        messages: list[Any] = self.pop(FLASH_PREFIX + queue, [])
-        return messages
+        return self._unit.pop_queue(FLASH_PREFIX + queue)
 
     def peek_flash(self, queue: str = "") -> list[Any]:
         """Return the queue's messages and leave them there."""

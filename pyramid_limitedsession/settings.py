@@ -43,6 +43,7 @@ class Settings:
     engine: dict[str, str] = field(repr=False)
     dbsession: str
     create_table: bool
+    lock_timeout: int
     table_name: str
     schema: str | None
     cookie: CookieSettings
@@ -147,7 +148,8 @@ def _unknown(ours: Mapping[str, Any]) -> list[str]:
     for name in ours:
         if name in names or name.startswith(ENGINE_PREFIX):
             continue
-        near = [known for known in names if known.endswith(f".{name}")]
+        ends = f".{name}", f"_{name}"
+        near = [known for known in names if known.endswith(ends)]
         near += difflib.get_close_matches(name, names, 1, cutoff=0.0)
         problems.append(
             f"{PREFIX}{name} is not a setting; "
@@ -220,6 +222,7 @@ def _make(values: dict[str, Any], engine: dict[str, str]) -> Settings:
         engine=engine,
         dbsession=values["dbsession"],
         create_table=url is not None if create == "auto" else create,
+        lock_timeout=values["lock_timeout"],
         table_name=values["table_name"],
         schema=values["schema"],
         cookie=CookieSettings(

@@ -6,7 +6,6 @@ What it executes is in `statements`.
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,12 +16,12 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from .dberrors import translated
-from .engines import BEGIN, LOCK_TIMEOUT, is_in_memory
+from .engines import is_in_memory
 from .errors import SessionBusyError, SessionTableError
 from .readers import LARGEST_BATCH
-from .schema import MYSQL
 from .statements import Statements
 from .store import Record
+from .waits import alone, begin_text
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +110,12 @@ class SqlStore:
     """`Store` on an engine of our own; see `engines`."""
 
     def __init__(
-        self, engine: Engine, table: sa.Table, *, create: bool = False
+        self,
+        engine: Engine,
+        table: sa.Table,
+        *,
+        lock_timeout: int,
+        create: bool = False,
     ) -> None:
         self.engine = engine
         self.table = table
@@ -121,6 +125,8 @@ class SqlStore:
         self.statements = Statements(table)
         self.commits_last = engine.dialect.name == "sqlite"
         self._create_first = create
+        self._lock_timeout = lock_timeout
+        self._begin_text = begin_text(engine.dialect.name, lock_timeout)
 
     # -- sessions ------------------------------------------------------
 
@@ -165,7 +171,9 @@ class SqlStore:
         try:
             with (
                 self._autocommit() as connection,
-                self._alone(connection) as is_alone,
+                alone(
+                    connection, self.table.fullname, self._lock_timeout
+                ) as is_alone,
             ):
                 if not is_alone:
                     return 0
@@ -247,8 +255,12 @@ class SqlStore:
             return was_missing
 
     def check(self) -> None:
-        """Raise SessionTableError if the table lacks a column of ours."""
+        """Raise SessionTableError if the table, or a column, is missing."""
         with translated(self.table.fullname), self.engine.connect() as conn:
+            if not self._has_table(conn):
+                raise SessionTableError(
+                    self.table.fullname, "it does not exist"
+                )
             found = sa.inspect(conn).get_columns(
                 self.table.name, schema=self.table.schema
             )
@@ -259,27 +271,38 @@ class SqlStore:
                 self.table.fullname, f"it has no column {names}"
             )
 
-    def create_if_told(self) -> None:
-        """Make the table at start-up, or at first use if nobody answers.
+    def start(self) -> None:
+        """Make the table if that is told, and look at it, at start-up.
 
-        An application may start before its database server does.
+        A server that does not answer is a warning: an application may start
+        before its database does. The table is made at first use then.
+
+        Raises:
+            SessionTableError: the table, or a column of it, is missing.
         """
-        if not self._create_first:
+        if self._is_shared and not self._create_first:
+            # The application makes it, on its own connection, later.
             return
         try:
             with translated(self.table.fullname):
                 self.engine.connect().close()
         except OperationalError as error:
-            if self.engine.dialect.name == "sqlite":
+            if self._create_first and self.commits_last:
+                # No server: a folder that is missing, or not ours.
                 raise
             log.warning(
                 "the database of the sessions does not answer (%s); their "
                 "table is looked for again when it is needed",
                 error.orig,
             )
-        else:
+            return
+        if self._create_first:
             self.create()
             self._create_first = False
+        self.check()
+        if not self._is_shared:
+            # A server that forks now must not hand a connection on.
+            self.engine.dispose()
 
     def _has_table(self, connection: Connection) -> bool:
         return sa.inspect(connection).has_table(
@@ -305,8 +328,7 @@ class SqlStore:
         if self._is_shared:
             connection.begin()
         else:
-            begin = BEGIN.get(connection.dialect.name, "BEGIN")
-            connection.exec_driver_sql(begin)
+            connection.exec_driver_sql(self._begin_text)
 
     def _close(self, connection: Connection, end: str) -> None:
         if not self._is_shared:
@@ -330,41 +352,6 @@ class SqlStore:
             log.warning("a rollback failed; its connection was dropped")
         finally:
             connection.close()
-
-    @contextmanager
-    def _alone(self, connection: Connection) -> Iterator[bool]:
-        """Yield whether nobody else cleans this table; hardly ever wait."""
-        dialect = connection.dialect.name
-        table = self.table.fullname
-        number = zlib.crc32(f"pyramid_limitedsession {table}".encode())
-        if dialect == "postgresql":
-            # Of the transaction, not of the session: poolers share sessions.
-            lock = sa.func.pg_try_advisory_xact_lock(number)
-            self._begin(connection)
-            try:
-                connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
-                yield bool(connection.execute(sa.select(lock)).scalar())
-            finally:
-                connection.exec_driver_sql("COMMIT")
-        elif dialect in MYSQL:
-            name = f"pyramid_limitedsession.{number}"
-            lock = sa.func.get_lock(name, 0)
-            is_alone = bool(connection.execute(sa.select(lock)).scalar())
-            _set_mysql_timeout(connection, 1)
-            try:
-                yield is_alone
-            finally:
-                _set_mysql_timeout(connection, LOCK_TIMEOUT)
-                if is_alone:
-                    connection.execute(sa.select(sa.func.release_lock(name)))
-        else:
-            # A busy SQLite is left alone at once, not after the timeout.
-            wait = connection.exec_driver_sql("PRAGMA busy_timeout").scalar()
-            connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-            try:
-                yield True
-            finally:
-                connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait}")
 
 
 def sorted_indexes(table: sa.Table) -> list[sa.Index]:
@@ -392,9 +379,3 @@ def _change(record: Record) -> dict[str, Any]:
 
 def _cutoffs(cutoffs: tuple[int, int]) -> dict[str, int]:
     return {"idle_cutoff": cutoffs[0], "absolute_cutoff": cutoffs[1]}
-
-
-def _set_mysql_timeout(connection: Connection, seconds: int) -> None:
-    connection.exec_driver_sql(
-        f"SET SESSION innodb_lock_wait_timeout = {seconds}"
-    )

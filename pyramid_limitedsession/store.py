@@ -121,6 +121,7 @@ def merge(
     theirs: dict[str, Any],
     *,
     cleared: bool,
+    popped: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, Any], list[str]]:
     """Merge two changes of one session, top-level key by key.
 
@@ -133,6 +134,7 @@ def merge(
         mine: my content now.
         theirs: what is stored now.
         cleared: I called ``clear()``; what others added goes too.
+        popped: flash queues that I emptied before I pushed what is there.
 
     Returns:
         The merged content, and the keys that both changed (equal values
@@ -141,7 +143,7 @@ def merge(
     if cleared:
         gone = changed_keys(base, theirs)
         return mine, sorted(gone - _merged_by_kind(gone))
-    i_changed = changed_keys(base, mine)
+    i_changed = changed_keys(base, mine) | popped
     they_changed = changed_keys(base, theirs)
     both = i_changed & they_changed
     merged = dict(theirs)
@@ -149,10 +151,8 @@ def merge(
         if key == CSRF_KEY and key in both and key in theirs:
             continue
         if key.startswith(FLASH_PREFIX):
-            queue = _merge_queue(
-                *(content.get(key, []) for content in (base, mine, theirs))
-            )
-            _put(merged, key, queue)
+            queues = [c.get(key, []) for c in (base, mine, theirs)]
+            _put(merged, key, _merge_queue(*queues, popped=key in popped))
         elif key in mine:
             merged[key] = mine[key]
         else:
@@ -200,7 +200,9 @@ def _merged_by_kind(keys: Iterable[str]) -> set[str]:
     }
 
 
-def _merge_queue(base: object, mine: object, theirs: object) -> object:
+def _merge_queue(
+    base: object, mine: object, theirs: object, *, popped: bool
+) -> object:
     # An application may have put something else under a queue's name.
     if not (
         isinstance(base, list)
@@ -208,7 +210,7 @@ def _merge_queue(base: object, mine: object, theirs: object) -> object:
         and isinstance(theirs, list)
     ):
         return mine
-    if _is_same(mine[: len(base)], base):
+    if not popped and _is_same(mine[: len(base)], base):
         return theirs + mine[len(base) :]
     # I popped what I had loaded; what came in meanwhile stays.
     if _is_same(theirs[: len(base)], base):

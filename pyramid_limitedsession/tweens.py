@@ -20,7 +20,14 @@ from pyramid.response import Response
 from webob import Response as BaseResponse
 
 from .errors import after_commit
-from .factory import ANSWERED, EXTERNAL, UNIT, SessionFactory, run_last
+from .factory import (
+    ANSWERED,
+    EXTERNAL,
+    UNIT,
+    SessionFactory,
+    is_managed,
+    run_last,
+)
 from .store import Store
 from .unitofwork import Unit
 
@@ -48,15 +55,20 @@ def lifecycle_tween_factory(
     commit_veto = DottedNameResolver().maybe_resolve(veto) if veto else None
 
     def lifecycle_tween(request: Request) -> Response:
-        request.environ[EXTERNAL] = "tm.active" in request.environ
+        request.environ[EXTERNAL] = is_managed(request.environ)
         run_last(request, _mark_answered)
         try:
             response = handler(request)
         except BaseException as error:
             unit = _unit(request)
-            if unit is not None:
-                _settle_failed(request, unit, error)
-            raise
+            if unit is None:
+                raise
+            _settle_failed(request, unit, error)
+            if unit.failure is not error or is_error_retryable(request, error):
+                raise
+            # pyramid_tm asks who the user is, above the exception views: a
+            # security policy may have looked at the session there.
+            return request.invoke_exception_view(sys.exc_info(), reraise=True)
         unit = _unit(request)
         if unit is None or not unit.looked:
             return response

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from .draft import Draft
 from .errors import shown
 from .loading import Ended, find
 from .saving import Plan, Result
@@ -55,6 +56,7 @@ class Unit:
     :ivar looked: the content was asked for (so the answer depends on it).
     :ivar new_token: what the browser is to be given, once it is certain.
     :ivar touched: the session's activity was written.
+    :ivar failure: why it could not be loaded.
     """
 
     def __init__(
@@ -72,13 +74,7 @@ class Unit:
         # The row of the presented token, also if it is unreadable or over.
         self._row: int | None = None
         self._record: Record | None = None
-        self._content: dict[str, Any] = {}
-        # The content may have been changed: compare it at the end.
-        self._opened = False
-        # Somebody holds a value that he can change at any time.
-        self._exposed = False
-        self._cleared = False
-        self._rotating = False
+        self._draft = Draft()
         self._ends: list[int] = []
         self._ended = 0
         # Row gone at save time: nothing of this request may bring it back.
@@ -86,7 +82,7 @@ class Unit:
         self._closed = False
         self._discarded: set[str] = set()
         self._touch_tried = False
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         self._part: Part | None = None
 
     # -- for the session -----------------------------------------------
@@ -100,11 +96,11 @@ class Unit:
             self._part = self.place.join(self)
         if not self.looked:
             self._load()
-        return self._content
+        return self._draft.content
 
     def expose(self) -> None:
         """Note that somebody holds a value that can be changed in place."""
-        self._opened = self._exposed = True
+        self._draft.opened = self._draft.exposed = True
 
     def open(self) -> dict[str, Any]:
         """Return the content, which the caller is about to change."""
@@ -117,7 +113,7 @@ class Unit:
                 stack_info=True,
             )
         else:
-            self._opened = True
+            self._draft.opened = True
         return content
 
     @property
@@ -156,7 +152,15 @@ class Unit:
     def clear(self) -> None:
         """Empty the content, also of keys that others add meanwhile."""
         self.open().clear()
-        self._cleared = True
+        self._draft.cleared = True
+
+    def pop_queue(self, key: str) -> list[Any]:
+        """Empty a flash queue and return its messages."""
+        if key not in self.look():
+            return []
+        messages: list[Any] = self.open().pop(key)
+        self._draft.popped |= {key}
+        return messages
 
     def end(self) -> None:
         """End the session; what is put in afterwards is a new one."""
@@ -166,8 +170,7 @@ class Unit:
         self._ended += 1
         self._forget_token |= self._token is not None
         self._row = self._record = self._token = self.new_token = None
-        self._opened = True
-        self._reset()
+        self._draft = Draft()
         if self._closed:
             # Nobody comes after us to carry it out.
             self._save_alone()
@@ -175,35 +178,32 @@ class Unit:
     def rotate(self) -> None:
         """Give the stored session a new token at the end of the request."""
         self.open()
-        self._rotating = True
+        self._draft.rotating = True
 
     # -- loading -------------------------------------------------------
 
     def _load(self) -> None:
-        if self._failure is not None:
+        if self.failure is not None:
             # Each try may wait for a timeout; and it must not come true
             # that one half of a request sees a session, the other none.
-            raise self._failure
+            raise self.failure
         try:
             read = (self.place.reader() or self.place.store).load
             found = find(self._policy, read, self._token, self.now)
         except Exception as error:
-            self._failure = error
+            self.failure = error
             raise
         self.looked = True
         self.ended = found.ended
         self._row = found.row
         self._record = found.record
-        self._content = found.content
+        self._draft = Draft(found.content)
         self._forget_token = found.ended in ("idle", "absolute")
 
     def _reset(self) -> None:
         """Go back to what the row holds; nothing is pending then."""
-        if not self._opened:
-            return
-        self._opened = self._cleared = self._rotating = False
-        self._exposed = False
-        self._content = self._base()
+        if self._draft.opened:
+            self._draft = Draft(self._base())
 
     def _base(self) -> dict[str, Any]:
         if self._record is None:
@@ -219,7 +219,7 @@ class Unit:
             SessionValueError: the content is not all JSON.
             SessionOverflowError: it is larger than max_data_size.
         """
-        text = None if self._lost or not self._opened else self._text()
+        text = None if self._lost else self._text()
         if text is None and not self._ends:
             return None
         return Plan(
@@ -229,20 +229,21 @@ class Unit:
             base=self._record,
             text=text,
             ends=tuple(self._ends),
-            cleared=self._cleared,
-            rotating=self._rotating,
+            cleared=self._draft.cleared,
+            popped=self._draft.popped,
+            rotating=self._draft.rotating,
         )
 
     def _text(self) -> str | None:
-        if self._record is None and not self._content:
+        draft, policy = self._draft, self._policy
+        if not draft.opened or (self._record is None and not draft.content):
             return None
-        policy = self._policy
-        text = policy.serializer.dumps(self._content)
-        if self._record is not None and not self._rotating:
-            if text == self._record.data:
-                return None
+        text = policy.serializer.dumps(draft.content)
+        is_same = self._record is not None and text == self._record.data
+        if is_same and not draft.is_more_than_its_content:
+            return None
         check_size(
-            text, self._content, policy.serializer, policy.max_data_size
+            text, draft.content, policy.serializer, policy.max_data_size
         )
         return text
 
@@ -262,7 +263,7 @@ class Unit:
         else:
             self._take_written(result.record, result)
         if plan is None or plan.ended == self._ended:
-            self._opened = self._cleared = self._rotating = False
+            self._draft.settle()
 
     def _take_written(self, record: Record, result: Result) -> None:
         before = self._record
@@ -272,19 +273,20 @@ class Unit:
         self._token = result.token or self._token
         self.new_token = result.token or self.new_token
         if result.merged is not None:
-            self._content = result.merged
-            self._exposed = False
+            self._draft = Draft(result.merged)
 
     def aborted(self) -> None:
         """Discard every change but the ends, which are carried out later."""
         self._part = None
-        if self._opened:
-            changed = changed_keys(self._base(), self._content)
+        if self._draft.opened:
+            changed = changed_keys(self._base(), self._draft.content)
             if self._record is None:
                 # Pyramid's check made one for a visitor without a session,
                 # and refused him: nothing was lost.
                 changed.discard(CSRF_KEY)
-            self._discarded |= changed
+            self._discarded |= set(map(shown, changed))
+            if self._draft.rotating:
+                self._discarded.add("rotate()")
         self._reset()
 
     def settle(
@@ -305,7 +307,7 @@ class Unit:
             return
         if not keep:
             self.aborted()
-        self._opened |= is_last and self._exposed
+        self._draft.opened |= is_last and self._draft.exposed
         try:
             self._save_alone()
         except Exception:
@@ -325,7 +327,8 @@ class Unit:
 
     def report_late(self) -> None:
         """Log an error if a value was changed after `close`, in place."""
-        if self._exposed and changed_keys(self._base(), self._content):
+        draft = self._draft
+        if draft.exposed and changed_keys(self._base(), draft.content):
             log.error(
                 "a value in a session was changed after its response was "
                 "finished; the change is lost"
@@ -334,9 +337,9 @@ class Unit:
     def _tell_discarded(self, why: str) -> None:
         if self._discarded:
             log.warning(
-                "changes to the session keys %s were discarded, because the "
+                "changes of the session (%s) were discarded, because the "
                 "request or its transaction failed%s",
-                ", ".join(sorted(map(shown, self._discarded))),
+                ", ".join(sorted(self._discarded)),
                 why,
             )
             self._discarded.clear()
@@ -381,17 +384,14 @@ class Unit:
 
         Raises SessionValueError if the content is not all JSON.
         """
-        text = None
-        if self._opened:
-            text = self._policy.serializer.dumps(self._content)
-        flags = self._opened, self._cleared, self._rotating
-        ended = self._ended
+        ended, draft = self._ended, self._draft
+        serializer = self._policy.serializer
+        copy = draft.copier(serializer) if draft.opened else None
 
         def restore() -> None:
             # An end stays an end: nothing of it may come back.
             self._reset()
-            if text is not None and self._ended == ended:
-                self._content = self._policy.serializer.loads(text)
-                self._opened, self._cleared, self._rotating = flags
+            if copy is not None and self._ended == ended:
+                self._draft = copy()
 
         return restore

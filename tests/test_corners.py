@@ -767,7 +767,7 @@ def test_a_discarded_change_names_its_likely_cause(small, how, caplog):
             browser.get("/lose")
     else:
         browser.get("/lose")
-    assert "'a' were discarded" in caplog.text
+    assert "changes of the session ('a') were discarded" in caplog.text
     assert (how == "redirect") == ("'raise HTTPFound'" in caplog.text)
 
 

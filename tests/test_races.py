@@ -43,9 +43,9 @@ def _world(make_world, database, mode):
     # As many connections as threads, for the app and for the store, and a
     # SQLite that waits for its one writer.
     pool = {"pool_size": THREADS, "max_overflow": THREADS}
-    own = {}
+    own = {"limitedsession.lock_timeout": "60s"}
     if mode == "separate":
-        own = {
+        own |= {
             f"limitedsession.sqlalchemy.{name}": str(value)
             for name, value in pool.items()
         }

@@ -237,8 +237,8 @@ def test_keys_are_compared_byte_by_byte(engine, table, space):
     keys = ["2::abc", "2::ABC", "2::abc1", "1::abc"]
     for key in keys:
         put(engine, table, session_id=key, data=f'{{"key": "{key}"}}')
-    own = make_engine(space, {})
-    store = SqlStore(own, table)
+    own = make_engine(space, {}, lock_timeout=5)
+    store = SqlStore(own, table, lock_timeout=5)
     found = [store.load(key) for key in (*keys, "2::aBc")]
     own.dispose()
     expected = [*(f'{{"key": "{key}"}}' for key in keys), None]
@@ -292,8 +292,10 @@ def test_autogenerate_finds_no_difference(engine, convention):
 
 def test_autogenerate_finds_what_pls_init_makes(engine, space):
     """A table that the package made needs no migration of the app."""
-    own = make_engine(space, {})
-    assert SqlStore(own, make_table(sa.MetaData(), "visits")).create()
+    own = make_engine(space, {}, lock_timeout=5)
+    assert SqlStore(
+        own, make_table(sa.MetaData(), "visits"), lock_timeout=5
+    ).create()
     own.dispose()
     metadata = sa.MetaData()
     make_table(metadata, "visits")
@@ -348,8 +350,8 @@ def test_names(make_app, space, mode, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_made(space, engine, name):
     """The package makes a table of whatever name, and finds it again."""
-    own = make_engine(space, {})
-    store = SqlStore(own, make_table(sa.MetaData(), name))
+    own = make_engine(space, {}, lock_timeout=5)
+    store = SqlStore(own, make_table(sa.MetaData(), name), lock_timeout=5)
     assert [True, False] == [store.create(), store.create()]
     own.dispose()
     assert [name] == sa.inspect(engine).get_table_names()
@@ -359,11 +361,13 @@ def test_names_are_made(space, engine, name):
 def test_a_table_that_cannot_be_made_stops_the_start(space, caplog):
     """A name too long for the database: an error, not "does not answer"."""
     name = "x" * 60
-    own = make_engine(space, {})
-    store = SqlStore(own, make_table(sa.MetaData(), name), create=True)
+    own = make_engine(space, {}, lock_timeout=5)
+    store = SqlStore(
+        own, make_table(sa.MetaData(), name), lock_timeout=5, create=True
+    )
     try:
         with pytest.raises(Exception, match=name):
-            store.create_if_told()
+            store.start()
     finally:
         own.dispose()
     assert [] == caplog.records
@@ -457,8 +461,8 @@ def test_made_by_several_at_once(space, engine):
     made: list[object] = []
 
     def start(name: str) -> None:
-        own = make_engine(space, {})
-        store = SqlStore(own, make_table(sa.MetaData(), name))
+        own = make_engine(space, {}, lock_timeout=5)
+        store = SqlStore(own, make_table(sa.MetaData(), name), lock_timeout=5)
         try:
             with own.connect():
                 barrier.wait(timeout=30)

@@ -54,6 +54,7 @@ def _value(settings: Settings, name: str) -> Any:
         "sqlalchemy.url": settings.url,
         "dbsession": settings.dbsession,
         "create_table": settings.create_table,
+        "lock_timeout": settings.lock_timeout,
         "table_name": settings.table_name,
         "schema": settings.schema,
         "serializer": type(policy.serializer),
@@ -90,6 +91,7 @@ def test_defaults():
     assert {} == settings.engine
     assert settings.dbsession == "dbsession"
     assert settings.create_table is False
+    assert 5 == settings.lock_timeout
     assert settings.table_name == "sessions"
     assert settings.schema is None
     assert settings.cookie == CookieSettings(
@@ -168,6 +170,7 @@ ACCEPTED = {
         ("mysql+pymysql://u@h/d?x=y", "mysql+pymysql://u@h/d?x=y"),
     ],
     "dbsession": WORDS,
+    "lock_timeout": [("1", 1), ("1s", 1), ("5m", 300), ("1d", DAY)],
     "create_table": [*YES, *NO, ("auto", False), ("AUTO", False)],
     "table_name": WORDS,
     "schema": [*OFF, *WORDS],
@@ -324,6 +327,7 @@ REFUSED: dict[str, list[Any]] = {
     "self_clean": ["", "x", "-1", "1.5", "1s", "none", "auto", True, None],
     "self_clean_batch": ["", "x", "-1", "0", "1k", "none", False],
     "dbsession": NO_WORDS,
+    "lock_timeout": ["", "x", "0", "-1", "1ms", "none", "auto", "2d"],
     "create_table": NO_BOOLS,
     "table_name": NO_WORDS,
     "schema": NO_WORDS,
@@ -458,6 +462,8 @@ def test_p10_all_wrong_keys_in_one_error():
         ("idle-timeout", "idle_timeout"),
         ("Idle_Timeout", "idle_timeout"),
         ("timeout", "idle_timeout"),
+        ("lock_wait", "lock_timeout"),
+        ("size", "max_data_size"),
         ("absolut_timeout", "absolute_timeout"),
         ("touch", "touch_interval"),
         ("selfclean", "self_clean"),

@@ -1,0 +1,57 @@
+"""What a request makes of a session's content, until it is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .serializers import Serializer
+
+
+@dataclass
+class Draft:
+    """The content during one request, and what was done to it as a whole.
+
+    :ivar content: what the application sees.
+    :ivar opened: it may have been changed: compare it at the end.
+    :ivar exposed: somebody holds a value that he can change at any time.
+    :ivar cleared: ``clear()`` was called: keys added by others go too.
+    :ivar rotating: the session gets a new token.
+    :ivar popped: flash queues that were emptied: what is in them now was
+        pushed since, also if it is equal to what was popped.
+    """
+
+    content: dict[str, Any] = field(default_factory=dict, repr=False)
+    opened: bool = False
+    exposed: bool = False
+    cleared: bool = False
+    rotating: bool = False
+    popped: frozenset[str] = frozenset()
+
+    def settle(self) -> None:
+        """Forget what was done: it is stored."""
+        self.opened = self.cleared = self.rotating = False
+        self.popped = frozenset()
+
+    @property
+    def is_more_than_its_content(self) -> bool:
+        """It is to be written even if its content is what is stored.
+
+        What was cleared and put in again must survive nobody else's
+        addition, what was popped and pushed again another's pop.
+        """
+        return (
+            self.rotating
+            or self.cleared
+            or any(queue in self.content for queue in self.popped)
+        )
+
+    def copier(self, serializer: Serializer) -> Callable[[], Draft]:
+        """Return a function that returns the draft as it is now.
+
+        Raises SessionValueError if the content is not all JSON.
+        """
+        text = serializer.dumps(self.content)
+        kept = replace(self, content={}, exposed=False)
+        return lambda: replace(kept, content=serializer.loads(text))
