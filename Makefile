@@ -3,6 +3,9 @@
 #   make serve   the demo, on http://localhost:6543
 #   make test    all tests; SQLite always, servers where they are reachable
 #
+# And for those who change it: "make outcomes" makes docs/outcomes.rst from
+# what the tests observe, on all databases.
+#
 # Each makes its own virtual environment first.
 
 PYTHON ?= python3
@@ -15,13 +18,17 @@ else
 TESTING = testing
 endif
 
-.PHONY: serve test test-lowest clean
+.PHONY: serve test test-lowest outcomes clean
 
 serve: $(VENV)/demo.installed
 	$(VENV)/bin/pserve development.ini
 
 test: $(VENV)/$(TESTING).installed
 	REQUIRE_DATABASES=$(REQUIRE_DATABASES) $(VENV)/bin/python -m pytest $(ARGS)
+
+outcomes: $(VENV)/testing,mysqlclient.installed
+	REQUIRE_DATABASES=1 $(VENV)/bin/python -m pytest --write-outcomes \
+		$$(grep -l "outcomes(" tests/test_*.py)
 
 # The lowest versions setup.py allows; on the lowest Python with PYTHON=…
 test-lowest: .venv-lowest/$(TESTING).installed

@@ -115,8 +115,13 @@ def _settle_failed(request: Request, unit: Unit, error: BaseException) -> None:
 
 
 def _hint(rendered: object, commit_veto: object) -> str:
-    """Return what a warning adds if a raised response rolled it back."""
+    """Return what a warning adds if a raised response rolled it back.
+
+    Of those that pyramid_tm's default veto would commit, that is.
+    """
     if commit_veto is not None or not isinstance(rendered, BaseResponse):
+        return ""
+    if rendered.status_int >= 400:
         return ""
     return (
         f"; 'raise {type(rendered).__name__}' does that unless "

@@ -10,6 +10,7 @@ the tests and writes both files anew.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,16 +140,25 @@ def write_results(cells: Iterable[tuple[str, str, str, Any]]) -> None:
         results[table][situation][where] = outcome
     results = {
         table: {
-            situation: results[table][situation]
+            situation: _in_order(results[table][situation])
             for situation in TABLES[table].situations
             if situation in results[table]
         }
         for table in TABLES
         if table in results
     }
-    text = json.dumps(results, indent=1, ensure_ascii=False)
-    RESULTS.write_text(text + "\n", encoding="utf-8")
+    RESULTS.write_text(_one_cell_a_line(results), encoding="utf-8")
     PAGE.write_text(make_page(results), encoding="utf-8")
+
+
+def _in_order(cells: dict[str, Any]) -> dict[str, Any]:
+    return {where: cells[where] for where in PLACES if where in cells}
+
+
+def _one_cell_a_line(results: dict[str, Any]) -> str:
+    text = json.dumps(results, indent=1, ensure_ascii=False)
+    cell = re.compile(r"\{[^{}]*\}")
+    return cell.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def as_result(outcome: Outcome) -> dict[str, str]:
@@ -237,7 +247,7 @@ def _together(places: list[str]) -> str:
 
 # -- the tables --------------------------------------------------------
 
-_ENDINGS = (
+ENDINGS = (
     "returns 200",
     "returns 404",
     "returns 404, with a commit veto",
@@ -261,13 +271,27 @@ _ENDINGS = (
 
 TABLES = {
     "A new session": Table(
-        "The visitor had none; the request puts something into it.", _ENDINGS
+        "The visitor had none; the request puts something into it.", ENDINGS
     ),
-    "A changed session": Table("The request changes a value.", _ENDINGS),
-    "A flash message": Table("The request flashes a message.", _ENDINGS),
+    "A changed session": Table("The request changes a value.", ENDINGS),
+    "A flash message": Table("The request flashes a message.", ENDINGS),
     "A new token": Table(
         "The request changes a value and calls ``rotate()``, as a login does.",
-        _ENDINGS,
+        ENDINGS,
     ),
-    "A logout": Table("The request calls ``invalidate()``.", _ENDINGS),
+    "A logout": Table("The request calls ``invalidate()``.", ENDINGS),
+    "Replayed requests": Table(
+        "With pyramid_retry, which tries three times; an exception view "
+        "answers 503 when it gives up. Whatever was done in attempts that "
+        "failed is done once in the end, or not at all.",
+        (
+            "starts a session, the third attempt succeeds",
+            "changes one, the third attempt succeeds",
+            "logs out, the third attempt succeeds",
+            "logs out in the first attempt only, the third succeeds",
+            "starts a session, every attempt fails",
+            "changes one, every attempt fails",
+            "logs out, every attempt fails",
+        ),
+    ),
 }

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 import transaction
 import zope.sqlalchemy
-from pyramid.httpexceptions import HTTPFound, HTTPNotFound
+from pyramid.httpexceptions import HTTPFound
 from pyramid.interfaces import ITweens
 from pyramid.response import Response
 from pyramid.scripting import prepare
@@ -431,53 +431,6 @@ def test_a_scoped_dbsession(make_world, mode):
     registry.remove()
 
 
-@pytest.mark.parametrize("veto", [None, "pyramid_tm.default_commit_veto"])
-@pytest.mark.parametrize(
-    "how", ["ok", "return 404", "raise 404", "return 302", "raise 302", "doom"]
-)
-def test_the_table_of_outcomes(make_world, mode, how, veto):
-    """Each row of the documentation's table: change, cookie, invalidate."""
-    world = make_world(
-        mode=mode, settings={"tm.commit_veto": veto} if veto else {}
-    )
-    add_common_views(world)
-    answers = {
-        "302": lambda: HTTPFound("/get"),
-        "404": HTTPNotFound,
-    }
-
-    def end(request):
-        if how == "doom":
-            request.tm.doom()
-        verb, _, status = how.partition(" ")
-        if verb == "raise":
-            raise answers[status]()
-        return answers[status]() if verb == "return" else {}
-
-    @world.on("change")
-    def _(request):
-        request.session["a"] = "new"
-        return end(request)
-
-    @world.on("leave")
-    def _(request):
-        request.session.invalidate()
-        return end(request)
-
-    kept = how in {"ok", "return 302"} or (
-        how == "raise 302" if veto else how == "return 404"
-    )
-    browser = world.browser()
-    first = browser.get("/change", status="*")
-    assert (1 if kept else 0) == len(cookie_of(first))
-    assert (1 if kept else 0) == len(world.rows())
-    browser.get("/set?a=old")
-    browser.get("/change", status="*")
-    assert {"a": "new" if kept else "old"} == browser.get("/get").json
-    browser.get("/leave", status="*")
-    assert [] == world.rows()
-
-
 def test_the_session_is_the_first_to_use_the_database(make_world, database):
     """Joined to an engine that nobody has used yet, reading works."""
     world = make_world(database, "joined")
@@ -494,43 +447,6 @@ def test_the_session_is_the_first_to_use_the_database(make_world, database):
     finally:
         world.store.engine.dispose()
         engine.dispose()
-
-
-# -- pyramid_retry -----------------------------------------------------
-
-
-@pytest.mark.parametrize("rendered", [True, False])
-def test_a_replayed_request_counts_once(make_world, database, mode, rendered):
-    """Three attempts apply one increment, one flash, one new row, one end."""
-
-    def configure(config):
-        config.include("pyramid_retry")
-        if rendered:
-            config.add_exception_view(
-                lambda error, request: Response("busy", status=503),
-                context=transaction.interfaces.TransientError,
-            )
-
-    world = make_world(database, mode, configure=configure)
-    add_common_views(world)
-
-    @world.on("count")
-    def _(request):
-        session = request.session
-        session["n"] = session.get("n", 0) + 1
-        session.flash("once")
-        if request.environ["retry.attempt"] < 2:
-            if "end" in request.params:
-                session.invalidate()
-            raise transaction.interfaces.TransientError
-        return {}
-
-    browser = world.browser()
-    browser.get("/count")
-    assert 1 == len(world.rows())
-    browser.get("/count?end=1")
-    assert 1 == len(world.rows())
-    assert {"n": 2, "_f_": ["once", "once"]} == browser.get("/get").json
 
 
 # -- on_conflict -------------------------------------------------------
