@@ -296,13 +296,15 @@ class SqlStore:
                 error.orig,
             )
             return
-        if self._create_first:
-            self.create()
-            self._create_first = False
-        self.check()
-        if not self._is_shared:
+        try:
+            if self._create_first:
+                self.create()
+                self._create_first = False
+            self.check()
+        finally:
             # A server that forks now must not hand a connection on.
-            self.engine.dispose()
+            if not self._is_shared:
+                self.engine.dispose()
 
     def _has_table(self, connection: Connection) -> bool:
         return sa.inspect(connection).has_table(

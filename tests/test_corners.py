@@ -560,6 +560,66 @@ def test_p4_first_looked_at_while_committing(make_world, database, mode):
     assert {"user": "ann"} == browser.get("/get").json
 
 
+def test_p2_a_message_is_popped_and_pushed_again(small):
+    """P2: an equal message, pushed again, is kept while another pops it."""
+
+    @small.on("again")
+    def _(request):
+        (message,) = request.session.pop_flash()
+        request.session.flash(message)
+        other = small.browser()
+        other.set_cookie("session", request.cookies["session"])
+        assert ["hello"] == other.get("/pop").json
+        return {}
+
+    @small.on("flash")
+    def _(request):
+        request.session.flash("hello")
+        return {}
+
+    @small.on("pop")
+    def _(request):
+        return request.session.pop_flash()
+
+    browser = small.browser()
+    browser.get("/flash")
+    browser.get("/again")
+    assert ["hello"] == browser.get("/pop").json
+    assert [] == browser.get("/pop").json
+
+
+def test_p2_a_session_is_cleared_and_filled_again(small):
+    """P2: a key that is added while I clear and refill does not survive."""
+
+    @small.on("clear")
+    def _(request):
+        content = dict(request.session)
+        request.session.clear()
+        request.session.update(content)
+        other = small.browser()
+        other.set_cookie("session", request.cookies["session"])
+        other.get("/set?added=1")
+        return {}
+
+    browser, _ = log_in(small)
+    browser.get("/clear")
+    assert {"user": "ann"} == browser.get("/get").json
+
+
+def test_reading_an_empty_queue_behind_the_answer(small, caplog):
+    """To pop what is not there changes nothing, also when it is too late."""
+
+    @small.on("late")
+    def _(request):
+        session = request.session
+        request.add_finished_callback(lambda request: session.pop_flash())
+        return dict(session)
+
+    browser, _ = log_in(small)
+    browser.get("/late")
+    assert [] == caplog.records
+
+
 def test_a_value_that_cannot_be_compared(small):
     """A value whose == raises does not disturb an aborted request."""
 

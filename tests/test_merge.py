@@ -284,6 +284,29 @@ def test_p2_flash_queues(queue, base, mine, theirs, expected):
     assert [] == conflicts
 
 
+@pytest.mark.parametrize(
+    ("base", "mine", "theirs", "expected"),
+    [
+        (["b"], ["b"], [], ["b"]),
+        (["b"], ["b"], ["b"], ["b"]),
+        (["b"], ["b"], ["b", "t"], ["t", "b"]),
+        (["b"], ["b", "m"], ["t"], ["t", "b", "m"]),
+        (["b"], [], ["b", "t"], ["t"]),
+        ([], ["m"], ["t"], ["t", "m"]),
+    ],
+)
+def test_p2_a_popped_queue_holds_what_was_pushed_since(
+    base, mine, theirs, expected
+):
+    """P2: a message equal to one that I popped before is a new message."""
+    contents = [
+        {QUEUE: messages} if messages else {}
+        for messages in (base, mine, theirs)
+    ]
+    merged, _ = merge(*contents, cleared=False, popped=frozenset({QUEUE}))
+    assert expected == merged.get(QUEUE, [])
+
+
 def test_an_emptied_queue_leaves_no_key():
     """After both popped there is no empty list in the content."""
     base = {QUEUE: ["b"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any
@@ -10,12 +11,13 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from pyramid.config import Configurator
 from sqlalchemy.exc import IntegrityError
 
 from pyramid_limitedsession import make_table
 from pyramid_limitedsession.engines import make_engine
 from pyramid_limitedsession.sqlstore import SqlStore
-from tests.apps import START, World
+from tests.apps import MODES, START, World
 
 SERVERS = ("postgresql", "mariadb")
 
@@ -452,6 +454,56 @@ def test_joined_mode_makes_nothing_by_itself(make_app, space):
     with pytest.raises(Exception, match="pls-init"):
         world.browser().get("/set?a=1")
     assert not sa.inspect(world.engine).has_table("visits")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("DROP TABLE visits", "it does not exist"),
+        ("ALTER TABLE visits DROP COLUMN version", "it has no column version"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_told_at_start(
+    make_app, space, mode, change, reason, caplog
+):
+    """A missing table or column is one error in the log when the app starts.
+
+    The application starts nevertheless: what makes the table, a script of
+    the application for instance, may have to start it first.
+    """
+    world = make_app(space, mode, "visits", create_table="false")
+    run(world.engine, change)
+    caplog.clear()
+    settings = dict(world.app.registry.settings)
+    app = world._make_app(settings, lambda config: None)
+    store = app.registry["pyramid_limitedsession"].store or world.store
+    (record,) = caplog.records
+    assert logging.ERROR == record.levelno
+    assert f"the table 'visits' cannot be used ({reason})" in record.message
+    assert "pls-init" in record.message
+    # A server that forks its workers now hands no connection on to them.
+    assert 0 == store.engine.pool.checkedin()
+    store.engine.dispose()
+
+
+def test_a_dbsession_that_needs_a_request_is_no_error(clock, caplog):
+    """Where request.dbsession fails outside requests the table is not told.
+
+    It cannot be known then; the first use tells.
+    """
+    caplog.set_level(logging.INFO)
+    with Configurator() as config:
+        config.include("pyramid_limitedsession")
+        config.add_request_method(
+            lambda request: request.matchdict["tenant"],
+            "dbsession",
+            reify=True,
+        )
+        config.make_wsgi_app()
+    assert ["the sessions' table is looked for at its first use"] == [
+        record.message for record in caplog.records
+    ]
 
 
 def test_made_by_several_at_once(space, engine):
