@@ -104,9 +104,9 @@ OPTIONS = (
         at_most(LONGEST_WAIT, _time),
         "5s",
         "5s",
-        "No statement on a connection of ours waits longer for a lock "
-        "(SQLite: its busy timeout); then it raises ``SessionBusyError``. At "
-        "most a day.",
+        "A connection of ours waits at most so long for a row that somebody "
+        "else has locked (SQLite: for the file), then it raises "
+        "``SessionBusyError``; 1 s to 1 d.",
     ),
     Option(
         "dbsession",
