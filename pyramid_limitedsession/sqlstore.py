@@ -257,22 +257,10 @@ class SqlStore:
     def check(self) -> None:
         """Raise SessionTableError if the table, or a column, is missing."""
         with translated(self.table.fullname), self.engine.connect() as conn:
-            if not self._has_table(conn):
-                raise SessionTableError(
-                    self.table.fullname, "it does not exist"
-                )
-            found = sa.inspect(conn).get_columns(
-                self.table.name, schema=self.table.schema
-            )
-        missing = {c.name for c in self.table.c} - {c["name"] for c in found}
-        if missing:
-            names = ", ".join(sorted(missing))
-            raise SessionTableError(
-                self.table.fullname, f"it has no column {names}"
-            )
+            conn.execute(self.statements.nothing)
 
     def start(self) -> None:
-        """Make the table if that is told, and look at it, at start-up.
+        """Look at the table, and make it if that is told, at start-up.
 
         A server that does not answer is a warning: an application may start
         before its database does. The table is made at first use then.
@@ -297,14 +285,21 @@ class SqlStore:
             )
             return
         try:
-            if self._create_first:
-                self.create()
-                self._create_first = False
-            self.check()
+            self._check_or_create()
         finally:
             # A server that forks now must not hand a connection on.
             if not self._is_shared:
                 self.engine.dispose()
+
+    def _check_or_create(self) -> None:
+        try:
+            self.check()
+        except SessionTableError:
+            if not self._create_first:
+                raise
+            self.create()
+            self.check()
+        self._create_first = False
 
     def _has_table(self, connection: Connection) -> bool:
         return sa.inspect(connection).has_table(

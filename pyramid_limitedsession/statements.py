@@ -76,6 +76,8 @@ class Statements:
                 {c.updated_at: seen, c.expires_at: bindparam("new_expires")}
             )
         )
+        # No row, but each column: an error if one is missing.
+        self.nothing = sa.select(*record).where(sa.false())
         self.exists = sa.select(c.id).where(same)
         self.delete = table.delete().where(among)
         # Trimming: read ids without a lock, then delete those that are

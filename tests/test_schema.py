@@ -460,8 +460,8 @@ def test_joined_mode_makes_nothing_by_itself(make_app, space):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("DROP TABLE visits", "it does not exist"),
-        ("ALTER TABLE visits DROP COLUMN version", "it has no column version"),
+        ("DROP TABLE visits", "visits"),
+        ("ALTER TABLE visits DROP COLUMN version", "version"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_told_at_start(
@@ -480,7 +480,8 @@ def test_a_table_that_cannot_be_used_is_told_at_start(
     store = app.registry["pyramid_limitedsession"].store or world.store
     (record,) = caplog.records
     assert logging.ERROR == record.levelno
-    assert f"the table 'visits' cannot be used ({reason})" in record.message
+    assert record.message.startswith("the table 'visits' cannot be used (")
+    assert reason in record.message.partition("); ")[0][-60:]
     assert "pls-init" in record.message
     # A server that forks its workers now hands no connection on to them.
     assert 0 == store.engine.pool.checkedin()
