@@ -76,6 +76,9 @@ def translated(table: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        if isinstance(error.orig, DriverError):
+            # By a block inside this one, already.
+            raise
         # "from None": the chain would print the original after all.
         raise _translate(error, table) from None
 

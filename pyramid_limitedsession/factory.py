@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 # In the environ while somebody above our tween manages the transaction.
 EXTERNAL = "pyramid_limitedsession.external"
+# In the environ for the next attempt of pyramid_retry: the session of the
+# token was there.
+FOUND = "pyramid_limitedsession.found"
 # On the request: its unit, once the session was asked for.
 UNIT = "_limitedsession_unit"
 # On the request, once its response has been through all callbacks.
@@ -77,6 +80,7 @@ class SessionFactory:
                 self._place(request),
                 parse_token(_cookie(request, self.settings.cookie.name)),
                 int(self.clock()),
+                was_found=request.environ.get(FOUND, False),
             )
             setattr(request, UNIT, unit)
             run_last(request, _Answer(unit, self.settings.cookie))

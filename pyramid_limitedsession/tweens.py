@@ -23,6 +23,7 @@ from .errors import after_commit
 from .factory import (
     ANSWERED,
     EXTERNAL,
+    FOUND,
     UNIT,
     SessionFactory,
     is_managed,
@@ -74,7 +75,7 @@ def lifecycle_tween_factory(
             return response
         rendered = getattr(request, "exception", None)
         if rendered is not None and is_error_retryable(request, rendered):
-            unit.close()
+            _leave(request, unit)
             return response
         unit.give_up()
         try:
@@ -101,12 +102,23 @@ def _mark_answered(request: Request, response: Response) -> None:
     setattr(request, ANSWERED, True)
 
 
+def _leave(request: Request, unit: Unit) -> None:
+    """Leave the session to the next attempt, which gets the same environ.
+
+    If it is ended or rotated until then, that attempt must no more bring it
+    back than this one, and send no cookie: the browser has a better one.
+    """
+    if unit.token is not None:
+        request.environ[FOUND] = True
+    unit.close()
+
+
 def _settle_failed(request: Request, unit: Unit, error: BaseException) -> None:
     """Carry out what must survive an unhandled exception."""
     try:
         unit.give_up()
         if is_error_retryable(request, error):
-            unit.close()
+            _leave(request, unit)
         else:
             unit.settle(keep=False)
     except Exception:

@@ -57,10 +57,18 @@ class Unit:
     :ivar new_token: what the browser is to be given, once it is certain.
     :ivar touched: the session's activity was written.
     :ivar failure: why it could not be loaded.
+
+    ``was_found``: an earlier attempt at the same request has found it.
     """
 
     def __init__(
-        self, policy: Policy, place: Place, token: Secret | None, now: int
+        self,
+        policy: Policy,
+        place: Place,
+        token: Secret | None,
+        now: int,
+        *,
+        was_found: bool = False,
     ) -> None:
         self.place = place
         self.now = now
@@ -77,8 +85,9 @@ class Unit:
         self._draft = Draft()
         self._ends: list[int] = []
         self._ended = 0
-        # Row gone at save time: nothing of this request may bring it back.
+        # Row gone while we had it: nothing of this request may bring it back.
         self._lost = False
+        self._was_found = was_found
         self._closed = False
         self._discarded: set[str] = set()
         self._touch_tried = False
@@ -168,6 +177,7 @@ class Unit:
         if self._row is not None:
             self._ends.append(self._row)
         self._ended += 1
+        self._lost = False
         self._forget_token |= self._token is not None
         self._row = self._record = self._token = self.new_token = None
         self._draft = Draft()
@@ -199,6 +209,7 @@ class Unit:
         self._record = found.record
         self._draft = Draft(found.content)
         self._forget_token = found.ended in ("idle", "absolute")
+        self._lost = self._was_found and found.row is None
 
     def _reset(self) -> None:
         """Go back to what the row holds; nothing is pending then."""
