@@ -31,16 +31,19 @@ from .schema import make_table
 from .session import LimitedSession
 from .settings import PREFIX, CookieSettings, Settings
 from .sqlstore import SqlStore, SqlWork
-from .tokens import parse_token
+from .tokens import Secret, parse_token
 from .unitofwork import Place, Unit
 
 log = logging.getLogger(__name__)
 
 # In the environ while somebody above our tween manages the transaction.
 EXTERNAL = "pyramid_limitedsession.external"
-# In the environ for the next attempt of pyramid_retry: the session of the
-# token was there.
+# In the environ for the next attempt of pyramid_retry: the token whose session
+# this one has found.
 FOUND = "pyramid_limitedsession.found"
+# In the environ while a request is below our tween: the request. A copy that
+# the application makes of it, to be a subrequest, has it there too.
+OWNER = "pyramid_limitedsession.owner"
 # On the request: its unit, once the session was asked for.
 UNIT = "_limitedsession_unit"
 # On the request, once its response has been through all callbacks.
@@ -73,14 +76,20 @@ class SessionFactory:
 
     def __call__(self, request: Request) -> LimitedSession:
         """Return the request's session. Runs no SQL."""
+        owner = self.owner_of(request)
+        if owner is not request:
+            session: LimitedSession = owner.session
+            return session
         unit: Unit | None = getattr(request, UNIT, None)
         if unit is None:
+            token = self._token(request)
             unit = Unit(
                 self.settings.policy,
                 self._place(request),
-                parse_token(_cookie(request, self.settings.cookie.name)),
+                token,
                 int(self.clock()),
-                was_found=request.environ.get(FOUND, False),
+                was_found=token is not None
+                and token == request.environ.get(FOUND),
             )
             setattr(request, UNIT, unit)
             run_last(request, _Answer(unit, self.settings.cookie))
@@ -88,6 +97,22 @@ class SessionFactory:
             if getattr(request, ANSWERED, False):
                 unit.close()
         return LimitedSession(unit)
+
+    def owner_of(self, request: Request) -> Request:
+        """Return the request whose session this one has, most often itself.
+
+        A subrequest that is a copy of its parent takes part in the parent's
+        transaction. With a session of its own it would be saved beside its
+        parent's, on another connection, and each would wait for the other.
+        """
+        owner: Request = request.environ.get(OWNER, request)
+        if owner is request or owner.environ.get(OWNER) is not owner:
+            return request
+        is_same = self._token(owner) == self._token(request)
+        return owner if is_same else request
+
+    def _token(self, request: Request) -> Secret | None:
+        return parse_token(_cookie(request, self.settings.cookie.name))
 
     def store_for(self, request: Request) -> SqlStore:
         """Return the store: our own, or the one beside the dbsession."""

@@ -24,6 +24,7 @@ from .factory import (
     ANSWERED,
     EXTERNAL,
     FOUND,
+    OWNER,
     UNIT,
     SessionFactory,
     is_managed,
@@ -51,11 +52,30 @@ def lifecycle_tween_factory(
 ) -> Callable[[Request], Response]:
     """Return the tween; see the module's text."""
     factory: SessionFactory = registry[REGISTRY_KEY]
-    cleaner = Cleaner(factory)
+    settle = _settling(handler, registry)
+
+    def lifecycle_tween(request: Request) -> Response:
+        if factory.owner_of(request) is not request:
+            # A subrequest: its parent's session is in its parent's hands.
+            return handler(request)
+        request.environ[OWNER] = request
+        try:
+            return settle(request)
+        finally:
+            request.environ.pop(OWNER, None)
+
+    return lifecycle_tween
+
+
+def _settling(
+    handler: Callable[[Request], Response], registry: Registry
+) -> Callable[[Request], Response]:
+    """Return a handler that settles the session when the other one is done."""
+    cleaner = Cleaner(registry[REGISTRY_KEY])
     veto = registry.settings.get("tm.commit_veto")
     commit_veto = DottedNameResolver().maybe_resolve(veto) if veto else None
 
-    def lifecycle_tween(request: Request) -> Response:
+    def settle(request: Request) -> Response:
         request.environ[EXTERNAL] = is_managed(request.environ)
         run_last(request, _mark_answered)
         try:
@@ -90,7 +110,7 @@ def lifecycle_tween_factory(
         cleaner.clean_now_and_then(unit.place.store)
         return response
 
-    return lifecycle_tween
+    return settle
 
 
 def _unit(request: Request) -> Unit | None:
@@ -109,7 +129,7 @@ def _leave(request: Request, unit: Unit) -> None:
     back than this one, and send no cookie: the browser has a better one.
     """
     if unit.token is not None:
-        request.environ[FOUND] = True
+        request.environ[FOUND] = unit.token
     unit.close()
 
 
