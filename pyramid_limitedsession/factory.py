@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import sqlalchemy as sa
 from pyramid.exceptions import ConfigurationError
 from pyramid.interfaces import ISessionFactory
 from pyramid.request import Request
@@ -27,7 +26,7 @@ from .joined import (
     reading_connection,
     work_on,
 )
-from .schema import make_table
+from .schema import typed_table
 from .session import LimitedSession
 from .settings import PREFIX, CookieSettings, Settings
 from .sqlstore import SqlStore, SqlWork
@@ -64,7 +63,7 @@ class SessionFactory:
     ) -> None:
         self.settings = settings
         self.clock = clock
-        table = make_table(sa.MetaData(), settings.table_name, settings.schema)
+        table = typed_table(settings.table_name, settings.schema)
         options: Any = {
             "lock_timeout": settings.lock_timeout,
             "create": settings.create_table,

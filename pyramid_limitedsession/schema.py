@@ -113,15 +113,45 @@ class SecretText(_SecretType):
         return sa.Text()
 
 
+# What a migration makes, in SQLAlchemy's own types.
+_KEY: TypeEngine[Any] = sa.String(_KEY_LENGTH).with_variant(
+    mysql.VARCHAR(_KEY_LENGTH, charset="ascii", collation="ascii_bin"), *MYSQL
+)
+_DATA: TypeEngine[Any] = sa.Text().with_variant(
+    mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL
+)
+
+
 def make_table(
     metadata: sa.MetaData, name: str = "sessions", schema: str | None = None
 ) -> sa.Table:
     """Add the sessions table to a metadata and return it.
 
+    Its columns have SQLAlchemy's own types, so that the migration that
+    Alembic writes runs as it is, and also when this package is gone.
+    """
+    return _table(metadata, name, schema, (_KEY, _DATA, sa.DateTime()))
+
+
+def typed_table(name: str, schema: str | None = None) -> sa.Table:
+    """Return the same table as this package reads and writes it."""
+    types = SecretKey(), SecretText(), UTCSeconds()
+    return _table(sa.MetaData(), name, schema, types)
+
+
+def _table(
+    metadata: sa.MetaData,
+    name: str,
+    schema: str | None,
+    types: tuple[TypeEngine[Any], TypeEngine[Any], TypeEngine[Any]],
+) -> sa.Table:
+    """Add the table.
+
     ``updated_at`` has no index on purpose: it moves with every touch, and
     an index on it would make each touch rewrite all indexes of the row on
     PostgreSQL. There is no foreign key either: it would add locks.
     """
+    key, data, moment = types
     return sa.Table(
         name,
         metadata,
@@ -132,12 +162,12 @@ def make_table(
             primary_key=True,
             autoincrement=True,
         ),
-        sa.Column("session_id", SecretKey, nullable=False),
-        sa.Column("data", SecretText, nullable=False),
+        sa.Column("session_id", key, nullable=False),
+        sa.Column("data", data, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
-        sa.Column("created_at", UTCSeconds, nullable=False),
-        sa.Column("updated_at", UTCSeconds, nullable=False),
-        sa.Column("expires_at", UTCSeconds, nullable=True),
+        sa.Column("created_at", moment, nullable=False),
+        sa.Column("updated_at", moment, nullable=False),
+        sa.Column("expires_at", moment, nullable=True),
         sa.UniqueConstraint("session_id", name=f"uq_{name}_session_id"),
         sa.Index(f"ix_{name}_expires_at", "expires_at"),
         schema=schema,

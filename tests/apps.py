@@ -19,6 +19,7 @@ from sqlalchemy.orm import declarative_base, sessionmaker
 from webtest import TestApp
 
 from pyramid_limitedsession import make_table
+from pyramid_limitedsession.schema import typed_table
 
 MODES = ("joined", "separate")
 START = 1_800_000_000
@@ -75,7 +76,8 @@ class World:
 
         self.Item = Item
         self.base = base
-        self.table = make_table(base.metadata, table)
+        make_table(base.metadata, table)
+        self.table = typed_table(table)
         base.metadata.create_all(self.engine)
         self.session_factory = sessionmaker(self.engine)
         self._listen(self.engine)
