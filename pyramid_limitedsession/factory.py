@@ -92,7 +92,8 @@ class SessionFactory:
             )
             setattr(request, UNIT, unit)
             run_last(request, _Answer(unit, self.settings.cookie))
-            request.add_finished_callback(_finish)
+            # A script may be part of handling another error.
+            request.add_finished_callback(_Finish(sys.exc_info()[1]))
             if getattr(request, ANSWERED, False):
                 unit.close()
         return LimitedSession(unit)
@@ -174,12 +175,18 @@ def is_external(request: Request) -> bool:
     tests that run many requests in one transaction.
     """
     environ = request.environ
-    return bool(environ.get(EXTERNAL, is_managed(environ)))
+    return bool(environ.get(EXTERNAL, is_managed(request)))
 
 
-def is_managed(environ: dict[str, Any]) -> bool:
-    """Say whether a transaction is under way that pyramid_tm leaves alone."""
-    return "tm.active" in environ or "repoze.tm.active" in environ
+def is_managed(request: Request) -> bool:
+    """Say whether a transaction is under way that pyramid_tm leaves alone.
+
+    A middleware's is that of the thread; an explicit ``request.tm`` has no
+    part in it.
+    """
+    if "tm.active" in request.environ:
+        return True
+    return "repoze.tm.active" in request.environ and not request.tm.explicit
 
 
 def active_transaction(request: Request) -> Any:
@@ -268,22 +275,33 @@ class _Answer:
         _forbid_caching(response)
 
 
-def _finish(request: Request) -> None:
-    """Finished callback: do what no response came for.
+class _Finish:
+    """Finished callback: does what no response came for.
 
     A script has none, and neither has a request that died above our tween.
     """
-    unit: Unit = getattr(request, UNIT)
-    # The router calls this while an exception is on its way.
-    failed = sys.exc_info()[0] is not None
-    try:
-        if not unit.is_joined:
-            unit.settle(keep=not failed)
-    except Exception:
-        log.exception("a session could not be saved or ended")
-    unit.close()
-    # Behind the finished callbacks that the application has added.
-    request.add_finished_callback(lambda request: unit.report_late())
+
+    def __init__(self, handled: BaseException | None) -> None:
+        self._handled = handled
+
+    def __call__(self, request: Request) -> None:
+        """Run before the finished callbacks that the application adds."""
+        unit: Unit = getattr(request, UNIT)
+        # The router calls this while an exception is on its way.
+        failed = sys.exc_info()[1] not in (None, self._handled)
+        try:
+            if not unit.is_joined:
+                unit.settle(keep=not failed)
+            elif not request.tm.isDoomed() and unit.plan() is not None:
+                log.warning(
+                    "a session was changed in a transaction that has not "
+                    "ended; the change is lost unless somebody commits it"
+                )
+        except Exception:
+            log.exception("a session could not be saved or ended")
+        unit.close()
+        # Behind the finished callbacks that the application has added.
+        request.add_finished_callback(lambda request: unit.report_late())
 
 
 def _vary_by_cookie(response: Response) -> None:

@@ -76,7 +76,7 @@ def _settling(
     commit_veto = DottedNameResolver().maybe_resolve(veto) if veto else None
 
     def settle(request: Request) -> Response:
-        request.environ[EXTERNAL] = is_managed(request.environ)
+        request.environ[EXTERNAL] = is_managed(request)
         run_last(request, _mark_answered)
         try:
             response = handler(request)
