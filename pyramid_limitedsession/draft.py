@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .errors import shown
 from .serializers import Serializer
+from .store import CSRF_KEY, changed_keys
 
 
 @dataclass
@@ -46,6 +48,17 @@ class Draft:
             or self.cleared
             or any(queue in self.content for queue in self.popped)
         )
+
+    def changes(self, base: dict[str, Any], *, is_new: bool) -> set[str]:
+        """Return what was done to ``base``, as a log may show it.
+
+        The CSRF token of a new session does not count: Pyramid's check makes
+        one for a visitor without a session, and refuses him.
+        """
+        keys = changed_keys(base, self.content)
+        if is_new:
+            keys.discard(CSRF_KEY)
+        return {*map(shown, keys), *(["rotate()"] if self.rotating else [])}
 
     def copier(self, serializer: Serializer) -> Callable[[], Draft]:
         """Return a function that returns the draft as it is now.

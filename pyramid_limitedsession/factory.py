@@ -26,12 +26,13 @@ from .joined import (
     reading_connection,
     work_on,
 )
+from .place import Place
 from .schema import typed_table
 from .session import LimitedSession
 from .settings import PREFIX, CookieSettings, Settings
 from .sqlstore import SqlStore, SqlWork
 from .tokens import Secret, parse_token
-from .unitofwork import Place, Unit
+from .unitofwork import Unit
 
 log = logging.getLogger(__name__)
 

@@ -8,45 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from .draft import Draft
-from .errors import shown
 from .loading import Ended, find
+from .place import Part, Place
 from .saving import Plan, Result
 from .serializers import check_size
 from .settings import Policy
-from .store import CSRF_KEY, Record, Store, Work, changed_keys
+from .store import Record, changed_keys
 from .tokens import Secret
 
 log = logging.getLogger(__name__)
-
-
-class Part(Protocol):
-    """A unit's part in a transaction; see `datamanager`."""
-
-    def give_up(self) -> None:
-        """Abort the transaction, which was left behind unfinished."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one request's session is read and written.
-
-    :ivar store: own connections, outside the request's transaction.
-    :ivar join: makes a unit take part in the request's transaction; returns
-        its part, or None if there is no transaction.
-    :ivar enlist: joined mode: returns a `Work` inside the request's
-        database transaction. None: the store's own transactions are used.
-    :ivar reader: joined mode: returns a `Work` to read with, or None to
-        read with the store.
-    """
-
-    store: Store
-    join: Callable[[Unit], Part | None]
-    enlist: Callable[[], Work] | None = None
-    reader: Callable[[], Work | None] = lambda: None
 
 
 class Unit:
@@ -290,14 +264,9 @@ class Unit:
         """Discard every change but the ends, which are carried out later."""
         self._part = None
         if self._draft.opened:
-            changed = changed_keys(self._base(), self._draft.content)
-            if self._record is None:
-                # Pyramid's check made one for a visitor without a session,
-                # and refused him: nothing was lost.
-                changed.discard(CSRF_KEY)
-            self._discarded |= set(map(shown, changed))
-            if self._draft.rotating:
-                self._discarded.add("rotate()")
+            self._discarded |= self._draft.changes(
+                self._base(), is_new=self._record is None
+            )
         self._reset()
 
     def settle(

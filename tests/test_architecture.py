@@ -23,6 +23,7 @@ STOREYS = (
     "saving",
     "draft",
     "loading",
+    "place",
     "sqlstore",
     "statements",
     "dberrors",
