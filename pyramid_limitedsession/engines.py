@@ -40,12 +40,21 @@ def make_engine(
     # A server may have closed the connection; a file has not.
     is_server = make_url(url).get_backend_name() != "sqlite"
     settings: dict[str, Any] = {
-        "pool_pre_ping": "true" if is_server else "false",
-        **options,
+        "pool_pre_ping": is_server,
+        **{name: _typed(value) for name, value in options.items()},
         "url": url,
     }
     engine = sa.engine_from_config(settings, prefix="", hide_parameters=True)
     return _own(engine, lock_timeout)
+
+
+def _typed(value: object) -> object:
+    """Return what "true" and "false" stand for, anything else as it is.
+
+    SQLAlchemy reads its numbers from texts itself, but not all its truths:
+    ``pool_pre_ping = false`` would be a text, and as such true.
+    """
+    return {"true": True, "false": False}.get(str(value).lower(), value)
 
 
 def make_engine_like(engine: Engine, *, lock_timeout: int) -> Engine:

@@ -329,7 +329,9 @@ class SqlStore:
 
     def _close(self, connection: Connection, end: str) -> None:
         if not self._is_shared:
-            connection.exec_driver_sql(end)
+            # SQLite itself rolls back when its disk is full, for instance.
+            if end == "COMMIT" or _is_open(connection):
+                connection.exec_driver_sql(end)
         elif end == "COMMIT":
             connection.commit()
         else:
@@ -376,3 +378,9 @@ def _change(record: Record) -> dict[str, Any]:
 
 def _cutoffs(cutoffs: tuple[int, int]) -> dict[str, int]:
     return {"idle_cutoff": cutoffs[0], "absolute_cutoff": cutoffs[1]}
+
+
+def _is_open(connection: Connection) -> bool:
+    """Say whether a transaction is open, as far as the driver knows."""
+    driver = connection.connection.dbapi_connection
+    return bool(getattr(driver, "in_transaction", True))
