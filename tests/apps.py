@@ -43,7 +43,8 @@ class World:
     """One application, its database, and what a test looks at.
 
     ``world.views[name] = function(request) -> anything JSON`` is answered
-    at ``/name``; a view may return a Response, or raise.
+    at ``/name``; a view may return a Response, or raise. ``listen`` is
+    called with the application's engine before its first connection.
 
     :ivar statements: SQL that ran on any engine of this world.
     """
@@ -58,6 +59,7 @@ class World:
         settings: dict[str, Any] | None = None,
         explicit: bool = True,
         engine: dict[str, Any] | None = None,
+        listen: Callable[[sa.Engine], None] = lambda engine: None,
         configure: Callable[[Configurator], None] = lambda config: None,
     ) -> None:
         self.mode = mode
@@ -66,6 +68,7 @@ class World:
         self.views: dict[str, Callable[[Request], Any]] = {}
         self.statements: list[str] = []
         self.engine = sa.create_engine(url, **(engine or {}))
+        listen(self.engine)
         base = declarative_base()
         self.item_table = f"{table}_items"
 

@@ -269,6 +269,22 @@ ENDINGS = (
     "fails in a before-commit hook, nobody answers",
 )
 
+# Of the application's transactions.
+_LEVELS = (
+    "PostgreSQL at READ COMMITTED",
+    "PostgreSQL at REPEATABLE READ",
+    "PostgreSQL at SERIALIZABLE",
+    "MariaDB at READ COMMITTED",
+    "MariaDB at REPEATABLE READ",
+    "MariaDB at REPEATABLE READ, ``innodb_snapshot_isolation`` on",
+    "SQLite",
+    "SQLite in WAL mode",
+    "SQLite, the application issues ``BEGIN``",
+    "SQLite in WAL mode, the application issues ``BEGIN``",
+    "SQLite, the application issues ``BEGIN IMMEDIATE``",
+    "SQLite in WAL mode, the application issues ``BEGIN IMMEDIATE``",
+)
+
 TABLES = {
     "A new session": Table(
         "The visitor had none; the request puts something into it.", ENDINGS
@@ -293,5 +309,13 @@ TABLES = {
             "changes one, every attempt fails",
             "logs out, every attempt fails",
         ),
+    ),
+    "Two requests at once, by isolation level": Table(
+        "Two requests of one session change different keys, without\n"
+        "pyramid_retry; the second one has used the application's database\n"
+        "before the first one commits. Both answers are told, and what the\n"
+        'session holds then. "error (retry)" is one that pyramid_retry would\n'
+        "replay, and then both changes are kept.",
+        _LEVELS,
     ),
 }

@@ -33,7 +33,8 @@ LONG_AGO = START - 100_000
 @pytest.fixture(name="world")
 def _world(make_world, driver, mode):
     """A real application on each driver, in each mode."""
-    world = make_world(driver, mode)
+    settings = {"limitedsession.lock_timeout": "1s"}
+    world = make_world(driver, mode, settings=settings)
 
     @world.on("set")
     def _(request):
