@@ -8,6 +8,7 @@ here = Path(__file__).parent
 
 testing = [
     "alembic",
+    "gunicorn",
     "hypothesis",
     "psycopg2-binary",
     "psycopg[binary]",

@@ -21,6 +21,7 @@ from tests.outcomes import (
     read_results,
     write_results,
 )
+from tests.servers import NotInstalledError, Servers
 
 SERVERS = {
     "postgresql": os.environ.get(
@@ -51,6 +52,13 @@ def _url(name: str, folder: object) -> str:
     return SERVERS[name]
 
 
+def _do_without(text: str) -> None:
+    """Skip the test, or fail it where all databases have to be there."""
+    if os.environ.get("REQUIRE_DATABASES"):
+        pytest.fail(text)
+    pytest.skip(text)
+
+
 class Databases:
     """URLs of databases that answer; each is asked once."""
 
@@ -65,10 +73,7 @@ class Databases:
             self._answers[name] = self._ask(url)
         problem = self._answers[name]
         if problem is not None:
-            text = f"{name} cannot be used: {problem}"
-            if os.environ.get("REQUIRE_DATABASES"):
-                pytest.fail(text)
-            pytest.skip(text)
+            _do_without(f"{name} cannot be used: {problem}")
         return url
 
     def _ask(self, url: str) -> Exception | None:
@@ -85,6 +90,21 @@ class Databases:
 @pytest.fixture(scope="session", name="databases")
 def _databases(tmp_path_factory):
     return Databases(tmp_path_factory.mktemp("databases"))
+
+
+@pytest.fixture(scope="session", name="private_server")
+def _private_server():
+    """Return a function of a name that returns a running `Server`."""
+    servers = Servers()
+
+    def get(name):
+        try:
+            return servers.get(name)
+        except NotInstalledError as error:
+            return _do_without(f"no private {name}: {error}")
+
+    yield get
+    servers.close()
 
 
 @pytest.fixture(scope="session", name="run_name")

@@ -64,15 +64,18 @@ def observe(
     browser: TestApp,
     path: str,
     look: Callable[[TestApp], Any],
+    send: Callable[[TestApp, str], tuple[str, list[str]]] | None = None,
 ) -> Outcome:
     """Send one request and tell what it left behind.
 
     ``look(browser)`` is the next request of this browser; it returns the
     content that it finds. The browser has one session at most, and no other
-    browser has any in this world.
+    browser has any in this world. ``send(browser, path)`` is for a request
+    to which something happens on the way; it returns what `send_and_wait`
+    does.
     """
     before, found_before = _row(world), look(browser)
-    answer, cookies = _send(browser, path)
+    answer, cookies = (send or send_and_wait)(browser, path)
     row = _change(before, _row(world))
     found = look(browser)
     if found == found_before:
@@ -82,7 +85,8 @@ def observe(
     return Outcome(answer, row, _cookie(cookies), next_)
 
 
-def _send(browser: TestApp, path: str) -> tuple[str, list[str]]:
+def send_and_wait(browser: TestApp, path: str) -> tuple[str, list[str]]:
+    """Return the answer as it stands on the page, and its Set-Cookies."""
     try:
         response = browser.get(path, status="*")
     except Exception:
@@ -317,5 +321,29 @@ TABLES = {
         'session holds then. "error (retry)" is one that pyramid_retry would\n'
         "replay, and then both changes are kept.",
         _LEVELS,
+    ),
+    "Faults": Table(
+        "The request changes a value of its session, and data of the "
+        "application, unless something else is said. An exception view "
+        "answers 503; a process that is killed gives no answer. Databases "
+        "for which it was not made to happen are left out. In separate mode "
+        "on SQLite the application's own data is committed before the "
+        "session is written.",
+        (
+            "finds the server stopped",
+            "finds the pool exhausted",
+            "finds the pool exhausted when it saves",
+            "loses its connection between load and save",
+            "loses its connection before its COMMIT arrives",
+            "waits too long for a lock",
+            "writes to a read-only server or file",
+            "finds the disk full",
+            "is killed (SIGKILL) before its COMMIT",
+            "is killed (SIGKILL) behind its COMMIT",
+            "only reads, from a read-only server or file",
+            "calls ``rotate()``, and is killed (SIGKILL) behind its COMMIT",
+            "logs out, and loses its connection before its COMMIT arrives",
+            "logs out, and waits too long for a lock",
+        ),
     ),
 }
