@@ -8,15 +8,20 @@ here = Path(__file__).parent
 
 testing = [
     "alembic",
+    "cookiecutter",
     "gunicorn",
     "hypothesis",
     "psycopg2-binary",
     "psycopg[binary]",
     "pymysql",
+    "pyramid_debugtoolbar",
     "pyramid_retry",
     "pytest",
     "pytest-cov",
     "pytest-xdist",
+    "repoze.tm2",
+    # Python 3.12 has it no more; a generated application is built with it.
+    "setuptools >= 61",
     "waitress",
     "webtest",
 ]

@@ -22,6 +22,7 @@ from .engines import make_engine
 from .joined import (
     EnlistedStore,
     JoinedStores,
+    MiddlewareStore,
     enlist,
     reading_connection,
     work_on,
@@ -147,7 +148,9 @@ class SessionFactory:
             return SqlWork(store, connection) if connection else None
 
         if is_external(request):
-            return Place(EnlistedStore(enlisted), join)
+            if "tm.active" in request.environ:
+                return Place(EnlistedStore(enlisted), join)
+            return Place(MiddlewareStore(store, dbsession, request.tm), join)
         if isinstance(bind, Connection):
             beside = EnlistedStore(lambda: work_on(store, bind))
             return Place(beside, join, enlisted, reader)

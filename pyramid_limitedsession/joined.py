@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -158,3 +158,65 @@ class EnlistedStore:
     def clean(self, *, now: int, cutoffs: tuple[int, int], most: int) -> int:
         """Clean nothing: what is expired here goes with the transaction."""
         return 0
+
+
+class MiddlewareWork(SqlWork):
+    """`Work` in a middleware's transaction; an end in it is for good."""
+
+    def __init__(
+        self, store: SqlStore, connection: Connection, transaction: Any
+    ) -> None:
+        super().__init__(store, connection)
+        self._transaction = transaction
+
+    def delete(self, ids: Iterable[int]) -> None:
+        """See `Work`. Holds also if the transaction aborts."""
+        ids = list(ids)
+        if not self._store.commits_last:
+            self._delete_alone(ids)
+            return
+        # SQLite: nobody else can write before the transaction ends.
+        super().delete(ids)
+
+        def ended(is_kept: bool = False) -> None:
+            if not is_kept:
+                self._delete_alone(ids)
+
+        self._transaction.addAfterAbortHook(ended)
+        self._transaction.addAfterCommitHook(ended)
+
+    def _delete_alone(self, ids: list[int]) -> None:
+        work = self._store.begin()
+        try:
+            work.delete(ids)
+        except BaseException:
+            work.rollback()
+            raise
+        work.commit()
+
+
+class MiddlewareStore(EnlistedStore):
+    """`Store` in a middleware's transaction, that of repoze.tm.
+
+    Unlike that of a test it is committed in the end: what is stored is read
+    as ever, and who logs out is out, whatever comes of it.
+    """
+
+    def __init__(self, store: SqlStore, dbsession: Session, tm: Any) -> None:
+        def begin() -> SqlWork:
+            if not dbsession.is_active:
+                return store.begin()
+            connection = _connection(store, dbsession)
+            zope.sqlalchemy.mark_changed(dbsession, transaction_manager=tm)
+            return MiddlewareWork(store, connection, tm.get())
+
+        super().__init__(begin)
+        self._store = store
+        self._dbsession = dbsession
+
+    def load(self, key: str) -> Record | None:
+        """See `Store`."""
+        connection = reading_connection(self._store, self._dbsession)
+        if connection is None:
+            return self._store.load(key)
+        return SqlWork(self._store, connection).load(key)

@@ -289,6 +289,34 @@ _LEVELS = (
     "SQLite in WAL mode, the application issues ``BEGIN IMMEDIATE``",
 )
 
+_PLACES = (
+    "in a tween above pyramid_tm, before the view",
+    "in the security policy",
+    "in a tween below pyramid_tm, before the view",
+    "in a ``NewRequest`` subscriber",
+    "in a route predicate",
+    "in a root factory",
+    "in a ``ContextFound`` subscriber",
+    "in the view",
+    "in the view, with ``tm.activate_hook`` false",
+    "in the view, under repoze.tm",
+    "in a blank subrequest with tweens",
+    "in a blank subrequest without tweens",
+    "in a copied subrequest with tweens",
+    "in a copied subrequest without tweens",
+    "in a ``BeforeRender`` subscriber",
+    "in an exception view",
+    "in a view whose error a tween below pyramid_tm swallows",
+    "in a view whose error a tween above pyramid_tm swallows",
+    "in a tween below pyramid_tm, behind the view",
+    "in a tween above pyramid_tm, behind the view",
+    "in a response callback",
+    "in a response callback of a request that failed",
+    "in a ``NewResponse`` subscriber",
+    "in a finished callback",
+    "while streaming",
+)
+
 TABLES = {
     "A new session": Table(
         "The visitor had none; the request puts something into it.", ENDINGS
@@ -313,6 +341,14 @@ TABLES = {
             "changes one, every attempt fails",
             "logs out, every attempt fails",
         ),
+    ),
+    "Where the session is changed": Table(
+        "A value is changed at this place; nobody else looks at the session.",
+        _PLACES,
+    ),
+    "Where a session begins": Table(
+        "The visitor had none; something is put into it at this place.",
+        _PLACES,
     ),
     "Two requests at once, by isolation level": Table(
         "Two requests of one session change different keys, without\n"

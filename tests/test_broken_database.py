@@ -112,8 +112,8 @@ class Outage:
 @pytest.fixture(name="dead")
 def _dead(make, databases, server, dead_port):
     """An application whose sessions' server does not answer at its start."""
-    options = "?connect_timeout=2"
-    url = sa.make_url(databases.url(server) + options).set(port=dead_port)
+    url = sa.make_url(databases.url(server)).set(port=dead_port)
+    url = url.update_query_dict({"connect_timeout": "2"})
     return make(
         "sqlite",
         "separate",

@@ -1,0 +1,1 @@
+"""What `test_cookiecutter` adds to a generated application."""
