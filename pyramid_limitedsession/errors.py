@@ -116,9 +116,10 @@ class SessionTableError(SessionError):
         self.table = table
         super().__init__(
             f"the table {table!r} cannot be used ({reason}); if it is "
-            "missing, make it with 'pls-init your.ini', or print its DDL with "
-            "'pls-init your.ini --sql' for your own migration; if it is "
-            "somebody else's, set another limitedsession.table_name"
+            "missing, make it with 'pls-init your.ini', or with a migration "
+            "of your own: Alembic writes one if make_table(Base.metadata) "
+            "was called, and 'pls-init your.ini --sql' prints the DDL; if it "
+            "is somebody else's, set another limitedsession.table_name"
         )
 
 
