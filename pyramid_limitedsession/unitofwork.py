@@ -240,13 +240,15 @@ class Unit:
         self._discarded.clear()
         if plan is not None:
             self._ends = [row for row in self._ends if row not in plan.ends]
-        if plan is None or result.record is None:
-            self._lost |= result.lost
-        elif plan.ended != self._ended:
-            # Ended since then: that is what was wanted last.
-            self._ends.append(result.record.id)
-        else:
-            self._take_written(result.record, result)
+        if result.lost:
+            # It may have been stored earlier in this very request.
+            self._lost, self.touched, self.new_token = True, False, None
+        if plan is not None and result.record is not None:
+            if plan.ended == self._ended:
+                self._take_written(result.record, result)
+            else:
+                # Ended since then: that is what was wanted last.
+                self._ends.append(result.record.id)
         if plan is None or plan.ended == self._ended:
             self._draft.settle()
 
