@@ -317,6 +317,14 @@ _PLACES = (
     "while streaming",
 )
 
+# There it was not tried how a session begins.
+_CHANGES_ONLY = (
+    "in the view, with ``tm.activate_hook`` false",
+    "in a view whose error a tween below pyramid_tm swallows",
+    "in a view whose error a tween above pyramid_tm swallows",
+    "in a response callback of a request that failed",
+)
+
 TABLES = {
     "A new session": Table(
         "The visitor had none; the request puts something into it.", ENDINGS
@@ -348,7 +356,7 @@ TABLES = {
     ),
     "Where a session begins": Table(
         "The visitor had none; something is put into it at this place.",
-        _PLACES,
+        tuple(place for place in _PLACES if place not in _CHANGES_ONLY),
     ),
     "Two requests at once, by isolation level": Table(
         "Two requests of one session change different keys, without\n"

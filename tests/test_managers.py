@@ -297,8 +297,10 @@ ONE_FILE = ("sqlite", "separate")
 
 
 @pytest.mark.parametrize(
-    ("database", "mode"),
+    "house",
     [place for place in PLACES if place != ONE_FILE],
+    indirect=True,
+    ids="-".join,
 )
 def test_a_session_behind_the_apps_own_write(under):
     """The application has flushed its data: nobody waits for a lock.

@@ -621,6 +621,7 @@ def test_a_database_that_is_down(name, down):
     assert "hunter2" not in err
 
 
+@pytest.mark.parametrize("mode", ["separate"])
 def test_a_database_that_is_down_verbosely(name, down):
     """-v shows the traceback, without the password."""
     code, out, err = down.run(name, "-v")
