@@ -1,0 +1,1 @@
+"""Requests in any interleaving, beside a specification that runs."""
