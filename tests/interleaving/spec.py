@@ -382,7 +382,9 @@ class Spec:
         elif not visit.may_write:
             pass
         elif not self._is_mine(visit, row):
-            visit.lost = True
+            # Who writes nothing does not learn of it, and may send the
+            # token of an earlier commit: as if it had gone a moment later.
+            visit.lost |= visit.is_changed or visit.cleared
         elif visit.is_changed or visit.cleared:
             row.content = visit.merged_into(row.content)
             seen = max(row.seen, visit.now)

@@ -301,6 +301,8 @@ class Stage:
             (held, row)
             for held, row in self.locked_rows()
             if row in dead and self.is_free(dead, but=held)
+            # A new session that is over by now may be seen or not.
+            if held.visit.row is not None
         ]
 
     def free_rows(self) -> list[Row]:
