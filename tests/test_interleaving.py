@@ -30,7 +30,7 @@ from tests.interleaving.player import PAUSES, SETTINGS, Player, configure
 from tests.interleaving.spec import TOUCH, Row
 from tests.interleaving.stage import Stage
 
-EXAMPLES = {"sqlite": 60, "postgresql": 40, "mariadb": 40}
+EXAMPLES = {"sqlite": 30, "postgresql": 15, "mariadb": 15}
 MOST_AT_ONCE = 3
 LONGER = os.environ.get("INTERLEAVING_EXAMPLES")
 PHASES = [

@@ -470,6 +470,8 @@ class Spec:
         name = f"row{self._count}"
         self._count += 1
         visit.row = Row(name, visit.mine.copy(), visit.now)
+        # A session that has reached a limit is left to trimming.
+        visit.dead = None
         visit.turns, visit.seen = 0, visit.now
         visit.gets_token = True
         self.rows.append(visit.row)
