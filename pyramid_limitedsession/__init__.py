@@ -29,14 +29,26 @@ from .errors import (
     SessionConnectionError,
     SessionError,
     SessionOverflowError,
+    SessionProfileError,
     SessionTableError,
     SessionValueError,
 )
+from .events import (
+    SessionExpired,
+    SessionRefused,
+    SessionRevoked,
+    SessionUnreadable,
+)
 from .factory import SessionFactory
+from .limits import TimeLeft
+from .options import EXPIRY
+from .reading import PREFIX, parts_of
 from .schema import make_table
 from .session import LimitedSession
-from .settings import PREFIX, read_settings
+from .settings import read_settings
 from .tweens import REGISTRY_KEY
+from .usersessions import Summary, UserSessions
+from .views import PASSIVE_PATHS
 
 __all__ = [
     "LimitedSession",
@@ -44,10 +56,18 @@ __all__ = [
     "SessionConflict",
     "SessionConnectionError",
     "SessionError",
+    "SessionExpired",
     "SessionFactory",
     "SessionOverflowError",
+    "SessionProfileError",
+    "SessionRefused",
+    "SessionRevoked",
     "SessionTableError",
+    "SessionUnreadable",
     "SessionValueError",
+    "Summary",
+    "TimeLeft",
+    "UserSessions",
     "includeme",
     "make_table",
 ]
@@ -68,10 +88,15 @@ def includeme(config: Configurator) -> None:
     - when the application is created: checks that its wiring is possible,
       makes the table, if that is set, and logs an error if it is missing;
     - adds the life-cycle tween, above pyramid_tm's;
+    - adds ``request.user_sessions``, and includes what `views` has for an
+      application's views;
     - adds the directive ``config.set_session_clock(clock)``, with which
       tests of an application let time pass.
     """
     config.include("pyramid_tm")
+    config.include(f"{__name__}.views")
+    parts_of(config.registry).add("sessions")
+    config.add_request_method(user_sessions, property=True)
     config.add_directive("set_session_clock", set_session_clock)
     config.add_tween(TWEEN, over=TM_TWEEN)
 
@@ -79,10 +104,17 @@ def includeme(config: Configurator) -> None:
         settings = read_settings(config.registry.settings)
         factory = SessionFactory(settings)
         config.registry[REGISTRY_KEY] = factory
+        config.registry[PASSIVE_PATHS] = settings.passive
         config.set_session_factory(factory)
 
     config.add_subscriber(_start, ApplicationCreated)
     config.action(None, register, order=PHASE1_CONFIG)
+
+
+def user_sessions(request: Request) -> UserSessions:
+    """Return ``request.user_sessions``."""
+    factory: SessionFactory = request.registry[REGISTRY_KEY]
+    return UserSessions(lambda: factory.unit_of(request))
 
 
 def set_session_clock(
@@ -101,7 +133,10 @@ def _start(event: ApplicationCreated) -> None:
     registry = event.app.registry
     factory: SessionFactory = registry[REGISTRY_KEY]
     _require_tween(registry)
-    if registry.queryUtility(ISessionFactory) is not factory:
+    _require_expiry(registry)
+    used = registry.queryUtility(ISessionFactory)
+    # The expiry tween puts one of its own around it.
+    if getattr(used, "inner", used) is not factory:
         raise ConfigurationError(
             "request.session would not be a session of "
             "pyramid_limitedsession: this application sets another session "
@@ -145,6 +180,18 @@ def _require_tween(registry: Registry) -> None:
         raise ConfigurationError(
             "the setting pyramid.tweens must name both tweens, in this "
             f"order: {TWEEN} {TM_TWEEN}"
+        )
+
+
+def _require_expiry(registry: Registry) -> None:
+    """Raise ConfigurationError if limits are set that nobody enforces."""
+    start = f"{PREFIX}{EXPIRY}"
+    given = [key for key in registry.settings if key.startswith(start)]
+    if given and "expiry" not in parts_of(registry):
+        raise ConfigurationError(
+            f"{min(given)} has no effect, because this application does not "
+            f"include {__name__}.expiry; sessions of this package are "
+            f"limited by {PREFIX}{min(given)[len(start) :]}"
         )
 
 

@@ -22,6 +22,8 @@ class Draft:
     :ivar rotating: the session gets a new token.
     :ivar popped: flash queues that were emptied: what is in them now was
         pushed since, also if it is equal to what was popped.
+    :ivar profile: the name of the session's limits.
+    :ivar reprofiled: they are not those that are stored.
     """
 
     content: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -30,10 +32,13 @@ class Draft:
     cleared: bool = False
     rotating: bool = False
     popped: frozenset[str] = frozenset()
+    profile: str | None = None
+    reprofiled: bool = False
 
     def settle(self) -> None:
         """Forget what was done: it is stored."""
         self.opened = self.cleared = self.rotating = False
+        self.reprofiled = False
         self.popped = frozenset()
 
     @property
@@ -46,6 +51,7 @@ class Draft:
         return (
             self.rotating
             or self.cleared
+            or self.reprofiled
             or any(queue in self.content for queue in self.popped)
         )
 
@@ -58,7 +64,12 @@ class Draft:
         keys = changed_keys(base, self.content)
         if is_new:
             keys.discard(CSRF_KEY)
-        return {*map(shown, keys), *(["rotate()"] if self.rotating else [])}
+        done = {*map(shown, keys)}
+        if self.rotating:
+            done.add("rotate()")
+        if self.reprofiled:
+            done.add("use_profile()")
+        return done
 
     def copier(self, serializer: Serializer) -> Callable[[], Draft]:
         """Return a function that returns the draft as it is now.

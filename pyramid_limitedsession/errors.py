@@ -5,7 +5,7 @@ No error holds a token, a key or session data: texts name places and types.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,20 @@ class SessionOverflowError(SessionError):
             f"the session's data has {size} bytes, "
             f"limitedsession.max_data_size allows {limit}; "
             f"largest keys: {keys}"
+        )
+
+
+class SessionProfileError(SessionError, ValueError):
+    """No profile of this name is configured.
+
+    :ivar name: the name that was asked for.
+    """
+
+    def __init__(self, name: object, known: Iterable[str]) -> None:
+        self.name = name
+        names = ", ".join(map(shown, sorted(known))) or "none"
+        super().__init__(
+            f"there is no profile {shown(name)}; configured are: {names}"
         )
 
 

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from .datamanager import DataManager
 from .engines import make_engine
+from .events import refused
 from .joined import (
     EnlistedStore,
     JoinedStores,
@@ -28,12 +29,15 @@ from .joined import (
     work_on,
 )
 from .place import Place
+from .reading import PREFIX
 from .schema import typed_table
 from .session import LimitedSession
-from .settings import PREFIX, CookieSettings, Settings
-from .sqlstore import SqlStore, SqlWork
+from .settings import CookieSettings, Settings
+from .sqlstore import SqlStore
+from .sqlwork import SqlWork
 from .tokens import Secret, parse_token
 from .unitofwork import Unit
+from .views import is_passive
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +81,13 @@ class SessionFactory:
 
     def __call__(self, request: Request) -> LimitedSession:
         """Return the request's session. Runs no SQL."""
+        return LimitedSession(self.unit_of(request))
+
+    def unit_of(self, request: Request) -> Unit:
+        """Return the unit that all sessions of a request share."""
         owner = self.owner_of(request)
         if owner is not request:
-            session: LimitedSession = owner.session
-            return session
+            return self.unit_of(owner)
         unit: Unit | None = getattr(request, UNIT, None)
         if unit is None:
             token = self._token(request)
@@ -91,6 +98,10 @@ class SessionFactory:
                 int(self.clock()),
                 was_found=token is not None
                 and token == request.environ.get(FOUND),
+                is_passive=lambda: is_passive(request),
+                tell=lambda reason: request.registry.notify(
+                    refused(request, reason)
+                ),
             )
             setattr(request, UNIT, unit)
             run_last(request, _Answer(unit, self.settings.cookie))
@@ -98,7 +109,7 @@ class SessionFactory:
             request.add_finished_callback(_Finish(sys.exc_info()[1]))
             if getattr(request, ANSWERED, False):
                 unit.close()
-        return LimitedSession(unit)
+        return unit
 
     def owner_of(self, request: Request) -> Request:
         """Return the request whose session this one has, most often itself.
@@ -145,7 +156,9 @@ class SessionFactory:
 
         def reader() -> SqlWork | None:
             connection = reading_connection(store, dbsession)
-            return SqlWork(store, connection) if connection else None
+            return (
+                SqlWork(store.statements, connection) if connection else None
+            )
 
         if is_external(request):
             if "tm.active" in request.environ:
@@ -259,9 +272,9 @@ class _Answer:
 
     def _send(self, request: Request, response: Response) -> None:
         unit, cookie = self._unit, self._cookie
-        token = unit.new_token
-        if token is None and unit.touched and cookie.max_age is not None:
-            token = unit.token
+        token = unit.stored.new_token
+        if token is None and unit.stored.resend:
+            token = unit.stored.token
         if token is None and not unit.forget_token:
             return
         secure = cookie.secure
@@ -269,7 +282,7 @@ class _Answer:
             cookie.name,
             # Not as our own string type: who prints the header sees it.
             "" if token is None else str(token),
-            max_age=0 if token is None else cookie.max_age,
+            max_age=0 if token is None else unit.max_age,
             path=cookie.path,
             domain=cookie.domain,
             secure=request.scheme == "https" if secure is None else secure,

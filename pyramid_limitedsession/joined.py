@@ -23,7 +23,9 @@ from sqlalchemy.pool import Pool
 
 from .dberrors import translated
 from .engines import is_in_memory, make_engine_like, with_options_of
-from .sqlstore import SqlStore, SqlWork
+from .limits import Cutoffs
+from .sqlstore import SqlStore
+from .sqlwork import SqlWork
 from .store import Record
 
 
@@ -108,7 +110,7 @@ def enlist(store: SqlStore, dbsession: Session, tm: Any) -> SqlWork:
     """
     connection = _connection(store, dbsession)
     zope.sqlalchemy.mark_changed(dbsession, transaction_manager=tm)
-    return SqlWork(store, connection)
+    return SqlWork(store.statements, connection)
 
 
 def work_on(store: SqlStore, connection: Connection) -> SqlWork:
@@ -117,12 +119,12 @@ def work_on(store: SqlStore, connection: Connection) -> SqlWork:
     Its end is ours only if no transaction was open on it.
     """
     if connection.in_transaction():
-        return SqlWork(store, connection)
+        return SqlWork(store.statements, connection)
 
     def close(end: str) -> None:
         (connection.commit if end == "COMMIT" else connection.rollback)()
 
-    return SqlWork(store, connection, close)
+    return SqlWork(store.statements, connection, close)
 
 
 class EnlistedStore:
@@ -144,6 +146,13 @@ class EnlistedStore:
         work.rollback()
         return record
 
+    def of_user(self, user: str) -> list[Record]:
+        """See `Store`."""
+        work = self._begin()
+        records = work.of_user(user)
+        work.rollback()
+        return records
+
     def begin(self) -> SqlWork:
         """See `Store`."""
         return self._begin()
@@ -155,7 +164,7 @@ class EnlistedStore:
         work.commit()
         return is_alive
 
-    def clean(self, *, now: int, cutoffs: tuple[int, int], most: int) -> int:
+    def clean(self, *, cutoffs: Cutoffs, most: int) -> int:
         """Clean nothing: what is expired here goes with the transaction."""
         return 0
 
@@ -166,7 +175,8 @@ class MiddlewareWork(SqlWork):
     def __init__(
         self, store: SqlStore, connection: Connection, transaction: Any
     ) -> None:
-        super().__init__(store, connection)
+        super().__init__(store.statements, connection)
+        self._store = store
         self._transaction = transaction
 
     def delete(self, ids: Iterable[int]) -> None:
@@ -216,7 +226,14 @@ class MiddlewareStore(EnlistedStore):
 
     def load(self, key: str) -> Record | None:
         """See `Store`."""
+        return self._reader().load(key)
+
+    def of_user(self, user: str) -> list[Record]:
+        """See `Store`."""
+        return self._reader().of_user(user)
+
+    def _reader(self) -> SqlStore | SqlWork:
         connection = reading_connection(self._store, self._dbsession)
         if connection is None:
-            return self._store.load(key)
-        return SqlWork(self._store, connection).load(key)
+            return self._store
+        return SqlWork(self._store.statements, connection)

@@ -9,12 +9,19 @@ may be up to ``touch_interval - 1`` seconds older than the last activity.
 The load adds this grace: a session never ends early because a write was
 saved. With a touch interval of one second (what ``auto`` gives for idle
 limits below 40 s) the grace is zero.
+
+Clocks go wrong. A time that lies ahead of ``now`` counts as now, and is put
+right when the session is used, if it lies further ahead than the clocks of
+two hosts differ (`CLOCK_SKEW`). More than a day ahead, which is more than
+any mistake about time zones, it is taken for no time at all, and the
+session for over: it would live for ever otherwise.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 Verdict = Literal["active", "idle", "absolute"]
 
@@ -22,8 +29,64 @@ Verdict = Literal["active", "idle", "absolute"]
 # that the indexed column changes rarely (a touch that changes an indexed
 # column cannot be a heap-only update on PostgreSQL).
 _SLICES = 8
-_LONGEST_SLICE = 24 * 60 * 60
+_DAY = 24 * 60 * 60
+_LONGEST_SLICE = _DAY
 LONG_AGO = 0
+# Seconds by which the clocks of two hosts may differ: a time so far ahead is
+# left alone, or each of them would put right what the other has written.
+CLOCK_SKEW = 300
+_FARTHEST_AHEAD = _DAY
+# RFC 6265bis: a browser keeps no cookie longer.
+_LONGEST_COOKIE = 400 * _DAY
+
+
+class TimeLeft(NamedTuple):
+    """Seconds until each limit ends a session; None: that limit is off."""
+
+    idle: int | None
+    absolute: int | None
+
+    @property
+    def least(self) -> int | None:
+        """Seconds until the session ends, None if no limit ends it."""
+        return least(*self)
+
+    def or_less(self, other: TimeLeft) -> TimeLeft:
+        """Return what is left where the other's limits hold too."""
+        return TimeLeft(
+            least(self.idle, other.idle),
+            least(self.absolute, other.absolute),
+        )
+
+
+@dataclass(frozen=True)
+class Cutoffs:
+    """The times at ``now`` that are too old, for trimming.
+
+    Pairs as from `Limits.cutoffs`, of the last activity and of the start.
+
+    :ivar default: for sessions without a profile.
+    :ivar profiles: for those with a profile, by its name.
+    :ivar unknown: for those whose profile is not configured any more.
+    """
+
+    now: int
+    default: tuple[int, int]
+    profiles: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    unknown: tuple[int, int] = (LONG_AGO, LONG_AGO)
+
+    def not_before(self, seen: int) -> Cutoffs:
+        """Return cutoffs for which an activity at ``seen`` is too old too."""
+
+        def later(pair: tuple[int, int]) -> tuple[int, int]:
+            return max(pair[0], seen), pair[1]
+
+        return Cutoffs(
+            self.now,
+            later(self.default),
+            {name: later(pair) for name, pair in self.profiles.items()},
+            later(self.unknown),
+        )
 
 
 @dataclass(frozen=True)
@@ -49,9 +112,14 @@ class Limits:
         At the very second of its deadline a session is over.
         """
         idle_cutoff, absolute_cutoff = self.cutoffs(now)
+        farthest = now + _FARTHEST_AHEAD
         if created <= absolute_cutoff:
             return "absolute"
+        if self.absolute is not None and created > farthest:
+            return "absolute"
         if seen <= idle_cutoff:
+            return "idle"
+        if self.idle is not None and seen > farthest:
             return "idle"
         return "active"
 
@@ -60,7 +128,8 @@ class Limits:
 
         A row seen at or before the first, or created at or before the
         second, is dead. The load and the trimming both use this pair, so
-        they cannot disagree.
+        they cannot disagree. (What lies too far ahead is refused, but not
+        trimmed: a host whose clock is years behind would delete everything.)
         """
         idle = absolute = LONG_AGO
         if self.idle is not None:
@@ -71,16 +140,24 @@ class Limits:
 
     def touch_due(self, seen: int, now: int) -> bool:
         """Say whether activity at ``now`` is to be written."""
-        return now - seen >= max(self.touch_interval, 1)
+        is_long_ago = now - seen >= max(self.touch_interval, 1)
+        return is_long_ago or moved(seen, now) < seen
 
-    def expires_in(self, created: int, now: int) -> int | None:
-        """Return the seconds left for a session that is used at ``now``."""
-        left = []
+    def left(self, created: int, seen: int, now: int) -> TimeLeft:
+        """Return the seconds until a session ends that is not used again."""
+        idle = absolute = None
         if self.idle is not None:
-            left.append(self.idle)
+            idle = max(min(seen, now) + self.idle + self._grace - now, 0)
         if self.absolute is not None:
-            left.append(max(created + self.absolute - now, 0))
-        return min(left, default=None)
+            absolute = max(created + self.absolute - now, 0)
+        return TimeLeft(idle, absolute)
+
+    def left_if_used(self, created: int, now: int) -> TimeLeft:
+        """Return the seconds left at least after an activity at ``now``.
+
+        Whether it is written or not: the grace is not promised.
+        """
+        return TimeLeft(self.idle, self.left(created, now, now).absolute)
 
     def coarse_expiry(self, created: int, seen: int) -> int | None:
         """Return the time from which trimming may look at the row.
@@ -98,3 +175,35 @@ class Limits:
         if self.absolute is not None:
             deadlines.append(created + self.absolute)
         return min(deadlines, default=None)
+
+    def cookie_expiry(self, created: int, seen: int) -> int:
+        """Return the time until which a browser has to keep the cookie.
+
+        Never before the session ends: by the idle limit it is counted from
+        the end of the touch interval that ``seen`` is in (intervals from the
+        session's own start), and any activity in that interval, written or
+        not, is covered. So it moves once per touch interval.
+        """
+        step = max(self.touch_interval, 1)
+        interval_end = created + ((seen - created) // step + 1) * step
+        idle = _LONGEST_COOKIE if self.idle is None else self.idle
+        deadline = interval_end + idle + self._grace
+        if self.absolute is None:
+            return deadline
+        if self.idle is None:
+            return created + self.absolute
+        return min(deadline, created + self.absolute)
+
+
+def least(*limits: int | None) -> int | None:
+    """Return the shortest limit; None is none."""
+    return min((each for each in limits if each is not None), default=None)
+
+
+def moved(seen: int, now: int) -> int:
+    """Return the last activity after one at ``now``.
+
+    It never moves back: a request that began later, or another host, may
+    have written it. Unless it lies further ahead than clocks differ.
+    """
+    return now if seen > now + CLOCK_SKEW else max(seen, now)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from .errors import UnreadableDataError
+from .errors import UnreadableDataError, shown
+from .events import Ended
 from .limits import Verdict
 from .settings import Policy
 from .store import Record
 from .tokens import Secret, fingerprint, key_of
 
 log = logging.getLogger(__name__)
-
-Ended = Literal["idle", "absolute", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,11 @@ class Found:
     content: dict[str, Any] = field(default_factory=dict, repr=False)
     row: int | None = None
     ended: Ended | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """Somebody has ended it: it must not come back."""
+        return self.row is None or self.ended in ("revoked", "limit")
 
 
 def find(
@@ -55,7 +59,10 @@ def find(
             log.info("no session has this token (key %s)", fingerprint(key))
             return Found()
         row = record.id
-        verdict = _verdict(policy, record, now)
+        if record.ended is not None:
+            is_limit = record.ended == "limit"
+            return Found(row=row, ended="limit" if is_limit else "revoked")
+        verdict = verdict_of(policy, record, now)
         if verdict != "active":
             return Found(row=row, ended=verdict)
         return Found(record, policy.serializer.loads(record.data), row)
@@ -65,7 +72,27 @@ def find(
         return Found(row=row, ended="unreadable")
 
 
-def _verdict(policy: Policy, record: Record, now: int) -> Verdict:
+def is_alive(policy: Policy, record: Record, now: int) -> bool:
+    """Say whether a row is of a session that may be used at ``now``."""
+    try:
+        return verdict_of(policy, record, now) == "active"
+    except UnreadableDataError:
+        return False
+
+
+def verdict_of(policy: Policy, record: Record, now: int) -> Verdict:
+    """Say what the limits of its profile say about a row at ``now``.
+
+    Raises UnreadableDataError if the row has no times.
+    """
     if record.created is None or record.seen is None:
         raise UnreadableDataError("the row has no times")
-    return policy.limits.verdict(record.created, record.seen, now)
+    if not policy.profiles.is_known(record.profile):
+        log.warning(
+            "session %s has the profile %s, which is not configured any "
+            "more; the strictest limits hold for it",
+            fingerprint(record.key),
+            shown(record.profile),
+        )
+    limits = policy.profiles.of(record.profile).limits
+    return limits.verdict(record.created, record.seen, now)

@@ -23,6 +23,7 @@ from .readers import (
     read_count,
     read_duration,
     read_name,
+    read_paths,
     read_size,
     read_text,
     read_url,
@@ -49,6 +50,7 @@ class Option:
 
 
 _time = positive(read_duration)
+_max_age = or_word("none", or_word("auto", _time, "auto"))
 
 OPTIONS = (
     Option(
@@ -73,6 +75,31 @@ OPTIONS = (
         "Activity is written at most this often, and an idle session ends "
         "at most this much later than ``idle_timeout``, never earlier; "
         "``auto`` = a twentieth of ``idle_timeout``, 1 s to 60 s.",
+    ),
+    Option(
+        "passive",
+        read_paths,
+        "",
+        "/poll/* /health",
+        "Paths whose requests read their session without counting as "
+        "activity, separated by blanks or lines; ``*`` stands for anything.",
+    ),
+    Option(
+        "user_key",
+        or_word("none", read_text),
+        "auth.userid",
+        "auth.userid",
+        "The key of the session whose value, a text or an integer, names its "
+        "user (Pyramid's ``SessionAuthenticationHelper`` keeps it there); a "
+        "session whose user changes gets a new token; ``none`` = off.",
+    ),
+    Option(
+        "max_sessions_per_user",
+        or_word("none", positive(read_count)),
+        "none",
+        "5",
+        "A user who signs in once more than this loses the session that was "
+        "not used for the longest time; ``none`` = off.",
     ),
     Option(
         "self_clean",
@@ -190,24 +217,69 @@ OPTIONS = (
     ),
     Option(
         "cookie_max_age",
-        or_word("none", _time),
+        _max_age,
         "none",
         "30d",
-        "Its ``Max-Age``, sent anew with every write of activity; "
-        "``none`` = until the browser is closed.",
+        "Its ``Max-Age``, sent anew with every write of activity; ``auto`` = "
+        "what remains of the limits, sent anew when that has moved by "
+        "``touch_interval``; ``none`` = until the browser is closed.",
     ),
 )
+
+# Of each profile, under its name. Not set: as without a profile.
+PROFILE_OPTIONS = (
+    Option(
+        "idle_timeout",
+        or_word("none", _time),
+        "",
+        "15m",
+        "``idle_timeout`` of sessions with the profile ``NAME``.",
+    ),
+    Option(
+        "absolute_timeout",
+        or_word("none", _time),
+        "",
+        "12h",
+        "Their ``absolute_timeout``.",
+    ),
+    Option("cookie_max_age", _max_age, "", "30d", "Their ``cookie_max_age``."),
+)
+
+# Of pyramid_limitedsession.expiry, which needs nothing of the above.
+EXPIRY_OPTIONS = (
+    Option(
+        "idle_timeout",
+        or_word("none", _time),
+        "none",
+        "30m",
+        "Ends a session of any kind that was not used for so long.",
+    ),
+    Option(
+        "absolute_timeout",
+        or_word("none", _time),
+        "none",
+        "12h",
+        "Ends a session of any kind so long after its start, used or not.",
+    ),
+)
+PROFILE = "profile."
+EXPIRY = "expiry."
 
 
 def settings_table() -> str:
     """Return the README's table of settings as reStructuredText."""
+    options = [
+        *((option.name, option) for option in OPTIONS),
+        *((f"{PROFILE}NAME.{each.name}", each) for each in PROFILE_OPTIONS),
+        *((f"{EXPIRY}{each.name}", each) for each in EXPIRY_OPTIONS),
+    ]
     rows = [
         "   * - setting\n     - default\n     - meaning",
         *(
-            f"   * - ``{option.name}``\n"
+            f"   * - ``{name}``\n"
             f"     - {f'``{option.default}``' if option.default else '–'}\n"
             f"     - {option.meaning}"
-            for option in OPTIONS
+            for name, option in options
         ),
     ]
     return (

@@ -21,6 +21,7 @@ _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 # RFC 6265: a cookie name is an HTTP token.
 _COOKIE_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_PROFILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 # WebOb refuses the names of a cookie's attributes as names of a cookie.
 _COOKIE_ATTRIBUTES = (
     *("path", "comment", "domain", "max-age", "version"),
@@ -157,6 +158,22 @@ def read_cookie_path(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError
     return read_cookie_text(text)
+
+
+def read_profile_name(text: str) -> str:
+    """Return the name of a profile, as it stands in a key and in a row."""
+    if not _PROFILE_NAME.fullmatch(text):
+        raise ValueError
+    return text
+
+
+def read_paths(text: str) -> tuple[str, ...]:
+    """Return the patterns of paths, which blanks or lines separate."""
+    patterns = tuple(text.split())
+    # One that begins otherwise matches nothing.
+    if not all(pattern.startswith(("/", "*")) for pattern in patterns):
+        raise ValueError
+    return patterns
 
 
 def read_url(text: str) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from .errors import SessionConflict, UnreadableDataError
+from .limits import moved
 from .serializers import check_size
 from .settings import Policy
+from .statements import MAX_VERSION
 from .store import Record, Store, Work, merge
 from .tokens import Secret, fingerprint, key_of, make_token
+from .users import user_of
 
 log = logging.getLogger(__name__)
 
-# Fits a 32-bit column; compare-and-swap only needs the next to differ.
-_MAX_VERSION = 2**31 - 1
+# A tombstone tells its browser why for at most so long; seconds.
+_TOMBSTONE = 30 * 24 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,31 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Revocation:
+    """Sessions of a user that somebody ends.
+
+    :ivar only: the id of a row; None: all of the user's.
+    :ivar spares_current: not the request's own session.
+    """
+
+    user: str = field(repr=False)
+    only: int | None
+    spares_current: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """A change that is ready to be written.
 
     :ivar base: the row that was loaded, None for a new session.
     :ivar text: the serialized content to write, None to write none.
     :ivar ends: ids of rows that end.
+    :ivar revocations: sessions that somebody ends.
     :ivar cleared: ``clear()`` was called: keys added by others go too.
     :ivar popped: flash queues that were emptied before what is in them now.
     :ivar rotating: the row gets a new token.
+    :ivar profile: the name of its limits, and whether that is new.
+    :ivar passive: the request is no activity.
     :ivar ended: how often the session had been ended in this request.
     """
 
@@ -51,10 +70,14 @@ class Plan:
     now: int
     base: Record | None
     text: str | None = field(repr=False)
+    user: Secret | None
     ends: tuple[int, ...]
+    revocations: tuple[Revocation, ...]
     cleared: bool
     popped: frozenset[str]
     rotating: bool
+    profile: tuple[str | None, bool]
+    passive: bool
     ended: int
 
     def execute(self, work: Work) -> Result:
@@ -67,6 +90,8 @@ class Plan:
         """
         if self.ends:
             work.delete(self.ends)
+        for revocation in self.revocations:
+            self._revoke(work, revocation)
         if self.text is None:
             return Result()
         if self.base is None:
@@ -83,8 +108,19 @@ class Plan:
         if newest is not None and newest.version != self.base.version:
             self._merged(self.base, newest, self.text)
 
+    def _revoke(self, work: Work, revocation: Revocation) -> None:
+        own = self.base.id if self.base is not None else None
+        ids = [
+            record.id
+            for record in work.of_user(revocation.user)
+            if revocation.only in (None, record.id)
+            and not (revocation.spares_current and record.id == own)
+        ]
+        revoke(work, ids, "revoked", self.now)
+
     def _insert(self, work: Work, text: str) -> Result:
         token = make_token()
+        profile = self.profile[0]
         record = Record(
             id=0,
             key=key_of(token),
@@ -92,14 +128,16 @@ class Plan:
             version=1,
             created=self.now,
             seen=self.now,
-            expires=self.policy.limits.coarse_expiry(self.now, self.now),
+            expires=self._expires(profile, self.now, self.now),
+            user=self.user,
+            profile=profile,
         )
         return Result(replace(record, id=work.insert(record)), token)
 
     def _update(self, work: Work, text: str, base: Record) -> Result:
         token = make_token() if self.rotating else None
         key = key_of(token) if token else base.key
-        record = self._next(base, key, text)
+        record = self._next(base, key, text, self.user)
         if work.update(record, old=base):
             return Result(record, token)
         newest = work.lock(base)
@@ -110,23 +148,39 @@ class Plan:
             )
             return Result(lost=True)
         merged = self._merged(base, newest, text)
+        user = self.user
         if merged is not None:
             text = self._checked(merged)
-        record = self._next(newest, key, text)
+            user = user_of(self.policy.user_key, merged)
+        record = self._next(newest, key, text, user)
         work.replace(record)
         return Result(record, token, merged)
 
-    def _next(self, record: Record, key: Secret, text: str) -> Record:
+    def _next(
+        self, record: Record, key: Secret, text: str, user: Secret | None
+    ) -> Record:
         created = record.created or self.now
-        seen = max(record.seen or 0, self.now)
+        seen = record.seen or self.now
+        if not self.passive:
+            seen = moved(seen, self.now)
+        name, is_new = self.profile
+        profile = name if is_new else record.profile
         return replace(
             record,
             key=key,
             data=Secret(text),
-            version=(record.version or 0) % _MAX_VERSION + 1,
+            version=(record.version or 0) % MAX_VERSION + 1,
             seen=seen,
-            expires=self.policy.limits.coarse_expiry(created, seen),
+            expires=self._expires(profile, created, seen),
+            user=user,
+            profile=profile,
         )
+
+    def _expires(
+        self, profile: str | None, created: int, seen: int
+    ) -> int | None:
+        limits = self.policy.profiles.of(profile).limits
+        return limits.coarse_expiry(created, seen)
 
     def _merged(
         self, base: Record, newest: Record, text: str
@@ -155,3 +209,11 @@ class Plan:
         text = policy.serializer.dumps(merged)
         check_size(text, merged, policy.serializer, policy.max_data_size)
         return text
+
+
+def revoke(
+    work: Work, ids: list[int], reason: Literal["revoked", "limit"], now: int
+) -> None:
+    """Make tombstones of rows, which keep their places until they expire."""
+    if ids:
+        work.revoke(ids, reason=reason, until=now + _TOMBSTONE)

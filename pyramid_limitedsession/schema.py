@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,9 +17,12 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .tokens import Secret
+from .users import USER_LENGTH
 
 # Room for "2::" and 64 hex digits, and for other versions to come.
 _KEY_LENGTH = 80
+_PROFILE_LENGTH = 40
+_REASON_LENGTH = 20
 MYSQL = ("mysql", "mariadb")
 
 
@@ -91,9 +95,7 @@ class SecretKey(_SecretType):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the column type of this database."""
         if dialect.name in MYSQL:
-            return mysql.VARCHAR(
-                _KEY_LENGTH, charset="ascii", collation="ascii_bin"
-            )
+            return _binary(_KEY_LENGTH, "ascii")
         return sa.String(_KEY_LENGTH)
 
 
@@ -113,13 +115,44 @@ class SecretText(_SecretType):
         return sa.Text()
 
 
-# What a migration makes, in SQLAlchemy's own types.
-_KEY: TypeEngine[Any] = sa.String(_KEY_LENGTH).with_variant(
-    mysql.VARCHAR(_KEY_LENGTH, charset="ascii", collation="ascii_bin"), *MYSQL
-)
-_DATA: TypeEngine[Any] = sa.Text().with_variant(
-    mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL
-)
+class SecretUser(_SecretType):
+    """Who a session is of: as secret as what else is in it."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column type of this database."""
+        if dialect.name in MYSQL:
+            return _binary(USER_LENGTH, "utf8mb4")
+        return sa.String(USER_LENGTH)
+
+
+def _binary(length: int, charset: str) -> TypeEngine[Any]:
+    return mysql.VARCHAR(length, charset=charset, collation=f"{charset}_bin")
+
+
+def _plain(length: int, charset: str = "ascii") -> TypeEngine[Any]:
+    return sa.String(length).with_variant(_binary(length, charset), *MYSQL)
+
+
+@dataclass(frozen=True)
+class _Types:
+    """The types of columns that we read in our own way.
+
+    By default SQLAlchemy's own: what a migration makes.
+    """
+
+    key: TypeEngine[Any] = field(default_factory=lambda: _plain(_KEY_LENGTH))
+    data: TypeEngine[Any] = field(
+        default_factory=lambda: sa.Text().with_variant(
+            mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL
+        )
+    )
+    moment: TypeEngine[Any] = field(default_factory=sa.DateTime)
+    user: TypeEngine[Any] = field(
+        default_factory=lambda: _plain(USER_LENGTH, "utf8mb4")
+    )
 
 
 def make_table(
@@ -130,12 +163,12 @@ def make_table(
     Its columns have SQLAlchemy's own types, so that the migration that
     Alembic writes runs as it is, and also when this package is gone.
     """
-    return _table(metadata, name, schema, (_KEY, _DATA, sa.DateTime()))
+    return _table(metadata, name, schema, _Types())
 
 
 def typed_table(name: str, schema: str | None = None) -> sa.Table:
     """Return the same table as this package reads and writes it."""
-    types = SecretKey(), SecretText(), UTCSeconds()
+    types = _Types(SecretKey(), SecretText(), UTCSeconds(), SecretUser())
     return _table(sa.MetaData(), name, schema, types)
 
 
@@ -143,7 +176,7 @@ def _table(
     metadata: sa.MetaData,
     name: str,
     schema: str | None,
-    types: tuple[TypeEngine[Any], TypeEngine[Any], TypeEngine[Any]],
+    types: _Types,
 ) -> sa.Table:
     """Add the table.
 
@@ -151,7 +184,6 @@ def _table(
     an index on it would make each touch rewrite all indexes of the row on
     PostgreSQL. There is no foreign key either: it would add locks.
     """
-    key, data, moment = types
     return sa.Table(
         name,
         metadata,
@@ -162,14 +194,19 @@ def _table(
             primary_key=True,
             autoincrement=True,
         ),
-        sa.Column("session_id", key, nullable=False),
-        sa.Column("data", data, nullable=False),
+        sa.Column("session_id", types.key, nullable=False),
+        sa.Column("data", types.data, nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
-        sa.Column("created_at", moment, nullable=False),
-        sa.Column("updated_at", moment, nullable=False),
-        sa.Column("expires_at", moment, nullable=True),
+        sa.Column("created_at", types.moment, nullable=False),
+        sa.Column("updated_at", types.moment, nullable=False),
+        sa.Column("expires_at", types.moment, nullable=True),
+        sa.Column("user_id", types.user, nullable=True),
+        sa.Column("profile", _plain(_PROFILE_LENGTH), nullable=True),
+        # Why the session is over: such a row is a tombstone, without data.
+        sa.Column("ended", _plain(_REASON_LENGTH), nullable=True),
         sa.UniqueConstraint("session_id", name=f"uq_{name}_session_id"),
         sa.Index(f"ix_{name}_expires_at", "expires_at"),
+        sa.Index(f"ix_{name}_user_id", "user_id"),
         schema=schema,
         # An id is never given out twice: a late logout deletes by id.
         sqlite_autoincrement=True,

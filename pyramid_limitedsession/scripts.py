@@ -93,8 +93,8 @@ def _trim(
     arguments: argparse.Namespace, store: SqlStore, factory: SessionFactory
 ) -> None:
     now = int(factory.clock())
-    idle, absolute = factory.settings.policy.limits.cutoffs(now)
-    cutoffs = max(idle, now - int(arguments.days * _DAY)), absolute
+    cutoffs = factory.settings.policy.profiles.cutoffs(now)
+    cutoffs = cutoffs.not_before(now - int(arguments.days * _DAY))
     what = f"expired, or not used for {arguments.days:g} days"
     if arguments.dry_run:
         count = store.count_dead(cutoffs=cutoffs)

@@ -9,7 +9,8 @@ from typing import Any
 from pyramid.interfaces import ISession
 from zope.interface import implementer
 
-from .loading import Ended
+from .events import Ended
+from .limits import TimeLeft
 from .store import CSRF_KEY, FLASH_PREFIX
 from .unitofwork import Unit
 
@@ -136,22 +137,23 @@ class LimitedSession(MutableMapping[str, Any]):
     @property
     def created(self) -> int:
         """When the session began, in seconds since the epoch."""
-        return self._unit.created
+        return self._unit.known().created
 
     @property
     def new(self) -> bool:
         """True while no row is stored for it."""
-        return self._unit.is_new
+        return self._unit.known().is_new
 
     @property
     def ended(self) -> Ended | None:
         """Why the session that the browser presented was not accepted.
 
-        ``"idle"``, ``"absolute"`` or ``"unreadable"``; None if it was
-        accepted, or if none that is known was presented.
+        ``"idle"`` or ``"absolute"``: by its limits. ``"revoked"``: somebody
+        ended it. ``"limit"``: its user has signed in too often elsewhere.
+        ``"unreadable"``. None if it was accepted, or if none that is known
+        was presented.
         """
-        self._unit.look()
-        return self._unit.ended
+        return self._unit.known().ended
 
     @property
     def expires_in(self) -> int | None:
@@ -160,7 +162,27 @@ class LimitedSession(MutableMapping[str, Any]):
         An idle session may last up to ``touch_interval`` longer, because
         activity is not written more often than that.
         """
-        return self._unit.expires_in
+        return self._unit.time_left.least
+
+    @property
+    def time_left(self) -> TimeLeft:
+        """The same for each limit: ``time_left.idle``, ``.absolute``.
+
+        In a passive request counted from the last activity before it, and
+        to the second: then the session is refused.
+        """
+        return self._unit.time_left
+
+    def use_profile(self, name: str | None) -> None:
+        """Let the limits of a configured profile hold for this session.
+
+        Its name is stored with the content; None stands for the limits
+        without a profile. A session that stays empty is not stored, and
+        neither is its profile. ``invalidate`` ends it, ``rotate`` does not.
+
+        Raises SessionProfileError, at once, if there is no such profile.
+        """
+        self._unit.use_profile(name)
 
     def changed(self) -> None:
         """Do nothing that is needed: changes are noticed anyway.

@@ -5,19 +5,30 @@ Types are never guessed; all wrong settings are told at once.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pyramid.exceptions import ConfigurationError
-from sqlalchemy.engine import URL
-
 from .limits import Limits
-from .options import OPTIONS, Option
+from .options import (
+    EXPIRY,
+    EXPIRY_OPTIONS,
+    OPTIONS,
+    PROFILE,
+    PROFILE_OPTIONS,
+)
+from .profiles import Profile, Profiles
+from .readers import read_profile_name
+from .reading import (
+    PREFIX,
+    nearest,
+    plain,
+    read_options,
+    refuse_if,
+    settings_below,
+)
 from .serializers import SERIALIZERS, Serializer
 
-PREFIX = "limitedsession."
 ENGINE_PREFIX = "sqlalchemy."
 
 
@@ -25,10 +36,17 @@ ENGINE_PREFIX = "sqlalchemy."
 class Policy:
     """What the settings say about every session."""
 
-    limits: Limits
+    profiles: Profiles
     serializer: Serializer
     max_data_size: int | None
     on_conflict: Literal["merge", "retry", "overwrite"]
+    user_key: str | None
+    max_sessions_per_user: int | None
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of sessions without a profile."""
+        return self.profiles.default.limits
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,7 @@ class Settings:
     lock_timeout: int
     table_name: str
     schema: str | None
+    passive: tuple[str, ...]
     cookie: CookieSettings
 
 
@@ -59,7 +78,6 @@ class CookieSettings:
     secure: bool | None
     httponly: bool
     samesite: Literal["Lax", "Strict", "None"] | None
-    max_age: int | None
 
 
 def read_settings(given: Mapping[str, Any]) -> Settings:
@@ -74,92 +92,78 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
         ConfigurationError: names every wrong or unknown key, the value
             given and an accepted form.
     """
-    ours = {
-        key[len(PREFIX) :]: value
-        for key, value in given.items()
-        if key.startswith(PREFIX)
-    }
+    ours = settings_below(PREFIX, given)
     problems = _unknown(ours)
-    values: dict[str, Any] = {}
-    for option in OPTIONS:
-        given = ours.get(option.name, option.default)
-        try:
-            values[option.name] = option.read(_as_text(option, given))
-        except Exception:
-            problems.append(_wrong(option, given))
-            values[option.name] = option.read(option.default)
-    engine = {
-        name[len(ENGINE_PREFIX) :]: _plain(value)
-        for name, value in ours.items()
-        if name.startswith(ENGINE_PREFIX) and name != "sqlalchemy.url"
-    }
-    problems += _contradictions(values, engine)
-    if problems:
-        raise ConfigurationError(
-            "pyramid_limitedsession cannot start with these settings:\n"
-            + "\n".join(f"  {problem}" for problem in problems)
-        )
-    return _make(values, engine)
-
-
-def _as_text(option: Option, given: Any) -> str:
-    """Return what an ini file would say.
-
-    Python's None stands for ``none``, and for no URL; elsewhere it is wrong.
-    """
-    if given is not None:
-        return _plain(given)
-    word = "none" if option.default else ""
-    if option.read(word) is not None:
-        raise ValueError
-    return word
-
-
-def _plain(given: Any) -> str:
-    if isinstance(given, URL):
-        return given.render_as_string(hide_password=False)
-    return str(given).strip()
-
-
-def _wrong(option: Option, given: Any) -> str:
-    is_url = option.name == "sqlalchemy.url"
-    # A URL holds a password.
-    shown = (
-        "that URL (it must be one that SQLAlchemy knows, and not of a "
-        "database in memory)"
-        if is_url
-        else repr(_plain(given))
+    values = read_options(OPTIONS, ours, PREFIX, problems)
+    read_options(
+        EXPIRY_OPTIONS, settings_below(EXPIRY, ours), EXPIRY, problems
     )
-    text = f"{PREFIX}{option.name} cannot be {shown}; "
-    text += f"say it like {option.example!r}"
-    return text + (" or 'none'" if _can_be_off(option) else "")
+    named = _read_profiles(settings_below(PROFILE, ours), problems)
+    engine = {
+        name: plain(value)
+        for name, value in settings_below(ENGINE_PREFIX, ours).items()
+        if name != "url"
+    }
+    problems += _contradictions(values, engine, named)
+    refuse_if(problems)
+    return _make(values, engine, named)
 
 
-def _can_be_off(option: Option) -> bool:
-    try:
-        return option.read("none") is None
-    except Exception:
-        return False
+def _read_profiles(
+    given: Mapping[str, Any], problems: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Return what is set for each profile, by its name."""
+    profiles: dict[str, dict[str, Any]] = {}
+    known = {option.name: option for option in PROFILE_OPTIONS}
+    for key, value in given.items():
+        name, _, last = key.rpartition(".")
+        try:
+            read_profile_name(name or last)
+        except ValueError:
+            problems.append(
+                f"{PREFIX}{PROFILE}{key} is of a profile that cannot have "
+                f"this name, {name or last!r}; say it like 'remember-me'"
+            )
+            continue
+        if not name or last not in known:
+            near = nearest(last, PROFILE_OPTIONS)
+            problems.append(
+                f"{PREFIX}{PROFILE}{key} is not a setting; did you mean "
+                f"{PREFIX}{PROFILE}{name or last}.{near}?"
+            )
+            continue
+        profile = profiles.setdefault(name, {})
+        profile |= read_options(
+            [known[last]], {last: value}, f"{PROFILE}{name}.", problems
+        )
+    return profiles
 
 
 def _unknown(ours: Mapping[str, Any]) -> list[str]:
-    names = [option.name for option in OPTIONS]
+    """Return a problem for each unknown key, but for those of profiles."""
+    known = {
+        *(option.name for option in OPTIONS),
+        *(f"{EXPIRY}{option.name}" for option in EXPIRY_OPTIONS),
+    }
     problems = []
     for name in ours:
-        if name in names or name.startswith(ENGINE_PREFIX):
+        if name in known or name.startswith((ENGINE_PREFIX, PROFILE)):
             continue
-        ends = f".{name}", f"_{name}"
-        near = [known for known in names if known.endswith(ends)]
-        near += difflib.get_close_matches(name, names, 1, cutoff=0.0)
+        is_expiry = name.startswith(EXPIRY)
+        start, options = (
+            (EXPIRY, EXPIRY_OPTIONS) if is_expiry else ("", OPTIONS)
+        )
+        near = start + nearest(name[len(start) :], options)
         problems.append(
-            f"{PREFIX}{name} is not a setting; "
-            f"did you mean {PREFIX}{near[0] if near else names[0]}?"
+            f"{PREFIX}{name} is not a setting; did you mean {PREFIX}{near}?"
         )
     return problems
 
 
 def _contradictions(
-    values: dict[str, Any], engine: dict[str, str]
+    values: dict[str, Any],
+    engine: dict[str, str],
+    named: dict[str, dict[str, Any]],
 ) -> list[str]:
     problems = []
     if engine and values["sqlalchemy.url"] is None:
@@ -168,11 +172,21 @@ def _contradictions(
             f"that {PREFIX}sqlalchemy.url does not name; say it like "
             "'sqlite:////var/lib/app/sessions.sqlite'"
         )
-    idle, touch = values["idle_timeout"], values["touch_interval"]
-    if idle is not None and touch != "auto" and touch >= idle:
+    touch = values["touch_interval"]
+    idles = {"": values["idle_timeout"]} | {
+        f"{PROFILE}{name}.": profile.get("idle_timeout")
+        for name, profile in named.items()
+    }
+    problems += [
+        f"{PREFIX}touch_interval is {touch} seconds, which is not less "
+        f"than {start}idle_timeout, {idle} seconds; say it like 'auto'"
+        for start, idle in idles.items()
+        if idle is not None and touch != "auto" and touch >= idle
+    ]
+    if values["max_sessions_per_user"] and values["user_key"] is None:
         problems.append(
-            f"{PREFIX}touch_interval is {touch} seconds, which is not less "
-            f"than idle_timeout, {idle} seconds; say it like 'auto'"
+            f"{PREFIX}max_sessions_per_user needs a user_key: without one no "
+            "session is known to be a user's; say it like 'auth.userid'"
         )
     name, secure = values["cookie_name"], values["cookie_secure"]
     # Browsers compare the prefixes in any case.
@@ -197,11 +211,19 @@ def _contradictions(
     return problems
 
 
-def _make(values: dict[str, Any], engine: dict[str, str]) -> Settings:
-    idle = values["idle_timeout"]
-    touch = values["touch_interval"]
+def _profile(values: dict[str, Any]) -> Profile:
+    idle, touch = values["idle_timeout"], values["touch_interval"]
     if touch == "auto":
         touch = 60 if idle is None else min(max(idle // 20, 1), 60)
+    limits = Limits(idle, values["absolute_timeout"], touch)
+    return Profile(limits, values["cookie_max_age"])
+
+
+def _make(
+    values: dict[str, Any],
+    engine: dict[str, str],
+    named: dict[str, dict[str, Any]],
+) -> Settings:
     batch = values["self_clean_batch"]
     if batch == "auto":
         # At least one row a request on average: cleaning keeps up.
@@ -211,10 +233,18 @@ def _make(values: dict[str, Any], engine: dict[str, str]) -> Settings:
     samesite = values["cookie_samesite"]
     return Settings(
         policy=Policy(
-            limits=Limits(idle, values["absolute_timeout"], touch),
+            profiles=Profiles(
+                _profile(values),
+                {
+                    name: _profile(values | profile)
+                    for name, profile in named.items()
+                },
+            ),
             serializer=SERIALIZERS[values["serializer"]](),
             max_data_size=values["max_data_size"],
             on_conflict=values["on_conflict"],
+            user_key=values["user_key"],
+            max_sessions_per_user=values["max_sessions_per_user"],
         ),
         self_clean=values["self_clean"],
         self_clean_batch=batch,
@@ -225,6 +255,7 @@ def _make(values: dict[str, Any], engine: dict[str, str]) -> Settings:
         lock_timeout=values["lock_timeout"],
         table_name=values["table_name"],
         schema=values["schema"],
+        passive=values["passive"],
         cookie=CookieSettings(
             name=values["cookie_name"],
             path=values["cookie_path"],
@@ -232,6 +263,5 @@ def _make(values: dict[str, Any], engine: dict[str, str]) -> Settings:
             secure=values["cookie_secure"],
             httponly=values["cookie_httponly"],
             samesite=None if samesite == "off" else samesite,
-            max_age=values["cookie_max_age"],
         ),
     )

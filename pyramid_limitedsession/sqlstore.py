@@ -1,12 +1,12 @@
-"""Sessions in a SQL table: the only module that executes SQL.
+"""Sessions in a SQL table: connections, cleaning, the table itself.
 
-What it executes is in `statements`.
+Nobody but this module and `sqlwork` executes SQL.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,92 +18,14 @@ from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 from .dberrors import translated
 from .engines import is_in_memory
 from .errors import SessionBusyError, SessionTableError
+from .limits import Cutoffs
 from .readers import LARGEST_BATCH
+from .sqlwork import SqlWork
 from .statements import Statements
 from .store import Record
 from .waits import alone, begin_text
 
 log = logging.getLogger(__name__)
-
-
-class SqlWork:
-    """`Work` on one SQLAlchemy connection."""
-
-    def __init__(
-        self,
-        store: SqlStore,
-        connection: Connection,
-        close: Callable[[str], None] = lambda end: None,
-    ) -> None:
-        self._store = store
-        self._sql = store.statements
-        self._connection = connection
-        self._close = close
-
-    def _run(self, statement: Any, values: dict[str, Any]) -> Any:
-        with translated(self._store.table.fullname):
-            return self._connection.execute(statement, values)
-
-    def _first(self, statement: Any, values: dict[str, Any]) -> Any:
-        with translated(self._store.table.fullname):
-            return self._connection.execute(statement, values).first()
-
-    def load(self, key: str) -> Record | None:
-        """See `Work`."""
-        record = _record(self._first(self._sql.load, {"key": key}))
-        # MariaDB ignores blanks at the end, and a table that we did not
-        # make may have a collation that ignores more.
-        return record if record and record.key == key else None
-
-    def lock(self, record: Record) -> Record | None:
-        """See `Work`. SQLite has no row locks and needs none: one writer."""
-        return _record(self._first(self._sql.lock, _same(record)))
-
-    def insert(self, record: Record) -> int:
-        """See `Work`."""
-        result = self._run(
-            self._sql.insert,
-            {
-                "session_id": record.key,
-                "data": record.data,
-                "version": record.version,
-                "created_at": record.created,
-                "updated_at": record.seen,
-                "expires_at": record.expires,
-            },
-        )
-        return int(result.inserted_primary_key[0])
-
-    def update(self, record: Record, *, old: Record) -> bool:
-        """See `Work`."""
-        where = _same(old) | {"old_version": old.version}
-        result = self._run(self._sql.update, _change(record) | where)
-        return bool(result.rowcount)
-
-    def replace(self, record: Record) -> None:
-        """See `Work`."""
-        self._run(self._sql.replace, _change(record) | {"row": record.id})
-
-    def delete(self, ids: Iterable[int]) -> None:
-        """See `Work`."""
-        self._run(self._sql.delete, {"ids": list(ids)})
-
-    def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
-        """See `Work`."""
-        same = _same(record)
-        values = same | {"seen": seen, "new_expires": expires}
-        if self._run(self._sql.touch, values).rowcount:
-            return True
-        # No row moved: it is gone, or a later request touched it.
-        return self._first(self._sql.exists, same) is not None
-
-    def commit(self) -> None:
-        """See `Work`."""
-        self._close("COMMIT")
-
-    def rollback(self) -> None:
-        """See `Work`."""
-        self._close("ROLLBACK")
 
 
 class SqlStore:
@@ -133,7 +55,12 @@ class SqlStore:
     def load(self, key: str) -> Record | None:
         """See `Store`."""
         with self._autocommit() as connection:
-            return SqlWork(self, connection).load(key)
+            return SqlWork(self.statements, connection).load(key)
+
+    def of_user(self, user: str) -> list[Record]:
+        """See `Store`."""
+        with self._autocommit() as connection:
+            return SqlWork(self.statements, connection).of_user(user)
 
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """See `Store`."""
@@ -160,14 +87,13 @@ class SqlStore:
         def close(end: str) -> None:
             self._end(connection, end)
 
-        return SqlWork(self, connection, close)
+        return SqlWork(self.statements, connection, close)
 
     # -- cleaning ------------------------------------------------------
 
-    def clean(self, *, now: int, cutoffs: tuple[int, int], most: int) -> int:
+    def clean(self, *, cutoffs: Cutoffs, most: int) -> int:
         """See `Store`."""
-        values = _cutoffs(cutoffs) | {"now": now, "most": most}
-        query = self.statements.expired
+        query = self.statements.expired(cutoffs)
         try:
             with (
                 self._autocommit() as connection,
@@ -177,44 +103,49 @@ class SqlStore:
             ):
                 if not is_alone:
                     return 0
-                return self._delete_dead(connection, query, values)[0]
+                return self._delete_dead(
+                    connection, query, cutoffs, {"most": most}
+                )[0]
         except SessionBusyError:
             return 0
 
     def trim(
-        self, *, cutoffs: tuple[int, int], after: int, most: int
+        self, *, cutoffs: Cutoffs, after: int, most: int
     ) -> tuple[int, int | None]:
         """Delete one batch of dead rows, in the order of their ids.
 
         Args:
-            cutoffs: the last-seen and creation times that are too old.
+            cutoffs: the times that are too old.
             after: only rows with a greater id.
             most: rows looked at in this batch, but not more than 10,000.
 
         Returns:
             How many were deleted, and where to go on, None at the end.
         """
-        values = _cutoffs(cutoffs) | {"after": after, "most": most}
+        values = {"after": after, "most": most}
+        query = self.statements.dead(cutoffs)
         with self._autocommit() as connection:
-            return self._delete_dead(connection, self.statements.dead, values)
+            return self._delete_dead(connection, query, cutoffs, values)
 
-    def count_dead(self, *, cutoffs: tuple[int, int]) -> int:
+    def count_dead(self, *, cutoffs: Cutoffs) -> int:
         """Return how many rows `trim` would delete now."""
         with self._autocommit() as connection:
-            counted = connection.execute(
-                self.statements.count_dead, _cutoffs(cutoffs)
-            )
+            counted = connection.execute(self.statements.count_dead(cutoffs))
             return int(counted.scalar_one())
 
     def _delete_dead(
-        self, connection: Connection, query: Any, values: dict[str, Any]
+        self,
+        connection: Connection,
+        query: Any,
+        cutoffs: Cutoffs,
+        values: dict[str, Any],
     ) -> tuple[int, int | None]:
         values["most"] = min(values["most"], LARGEST_BATCH)
         ids = list(connection.execute(query, values).scalars())
         if not ids:
             return 0, None
         deleted = connection.execute(
-            self.statements.delete_dead, values | {"ids": ids}
+            self.statements.delete_dead(cutoffs), {"ids": ids}
         )
         is_full = len(ids) == values["most"]
         return deleted.rowcount, ids[-1] if is_full else None
@@ -356,28 +287,6 @@ class SqlStore:
 def sorted_indexes(table: sa.Table) -> list[sa.Index]:
     """Return the table's indexes in a fixed order."""
     return sorted(table.indexes, key=lambda index: str(index.name))
-
-
-def _record(row: Any) -> Record | None:
-    return None if row is None else Record(*row)
-
-
-def _same(record: Record) -> dict[str, Any]:
-    return {"row": record.id, "key": record.key}
-
-
-def _change(record: Record) -> dict[str, Any]:
-    return {
-        "new_key": record.key,
-        "new_data": record.data,
-        "new_version": record.version,
-        "seen": record.seen,
-        "new_expires": record.expires,
-    }
-
-
-def _cutoffs(cutoffs: tuple[int, int]) -> dict[str, int]:
-    return {"idle_cutoff": cutoffs[0], "absolute_cutoff": cutoffs[1]}
 
 
 def _is_open(connection: Connection) -> bool:

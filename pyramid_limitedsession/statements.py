@@ -10,6 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
+from .limits import Cutoffs
+
+# Fits a 32-bit column; compare-and-swap only needs the next to differ.
+MAX_VERSION = 2**31 - 1
+
 
 class Statements:
     """The named statements on one table, built once so that they are cached.
@@ -28,6 +33,9 @@ class Statements:
             c.created_at,
             c.updated_at,
             c.expires_at,
+            c.user_id,
+            c.profile,
+            c.ended,
         )
         by_key = c.session_id == bindparam("key")
         # Writes find their row by the primary key. Would one lock the index
@@ -35,28 +43,32 @@ class Statements:
         # deadlocks between a logout and a write; the concatenation keeps
         # its optimizer from that index.
         key = c.session_id + sa.literal_column("''")
-        same = sa.and_(c.id == bindparam("row"), key == bindparam("key"))
+        same = sa.and_(
+            c.id == bindparam("row"),
+            key == bindparam("key"),
+            c.ended.is_(None),
+        )
         seen: Any = bindparam("seen", type_=c.updated_at.type)
+        # As `limits.moved` says.
+        moves = sa.or_(
+            c.updated_at < seen,
+            c.updated_at > bindparam("ahead", type_=c.updated_at.type),
+        )
         change: dict[Any, Any] = {
             c.session_id: bindparam("new_key"),
             c.data: bindparam("new_data"),
             c.version: bindparam("new_version"),
             # Another host, or a request that began later, may have touched.
-            c.updated_at: sa.case(
-                (c.updated_at < seen, seen), else_=c.updated_at
-            ),
+            c.updated_at: sa.case((moves, seen), else_=c.updated_at),
             c.expires_at: bindparam("new_expires"),
+            c.user_id: bindparam("new_user"),
+            c.profile: bindparam("new_profile"),
         }
-        # The same times as `Limits.cutoffs`. A row without times is damaged
-        # and never loaded again.
-        dead = sa.or_(
-            c.updated_at <= bindparam("idle_cutoff"),
-            c.created_at <= bindparam("absolute_cutoff"),
-            c.updated_at.is_(None),
-            c.created_at.is_(None),
-        )
-        most = bindparam("most", type_=sa.Integer)
         among = c.id.in_(bindparam("ids", expanding=True))
+        self._columns = c
+        self.table = table
+        self._among = among
+        self._most = bindparam("most", type_=sa.Integer)
 
         self.load = sa.select(*record).where(by_key)
         self.lock = sa.select(*record).where(same).with_for_update()
@@ -71,7 +83,7 @@ class Statements:
         )
         self.touch = (
             table.update()
-            .where(same, c.updated_at < seen)
+            .where(same, moves)
             .values(
                 {c.updated_at: seen, c.expires_at: bindparam("new_expires")}
             )
@@ -80,20 +92,81 @@ class Statements:
         self.nothing = sa.select(*record).where(sa.false())
         self.exists = sa.select(c.id).where(same)
         self.delete = table.delete().where(among)
-        # Trimming: read ids without a lock, then delete those that are
-        # still dead. A list of ids alone would kill a session that was
-        # touched in between.
-        self.expired = (
-            sa.select(c.id)
-            .where(c.expires_at <= bindparam("now"), dead)
-            .order_by(c.expires_at)
-            .limit(most)
-        )
-        self.dead = (
-            sa.select(c.id)
-            .where(c.id > bindparam("after"), dead)
+        # A user's sessions, in the order in which they are locked.
+        self.of_user = (
+            sa.select(*record)
+            .where(c.user_id == bindparam("user"), c.ended.is_(None))
             .order_by(c.id)
-            .limit(most)
         )
-        self.count_dead = sa.select(sa.func.count()).where(dead)
-        self.delete_dead = table.delete().where(among, dead)
+        until: Any = bindparam("until", type_=c.expires_at.type)
+        # What is left is a tombstone; whoever has loaded the row before
+        # finds another version.
+        self.revoke = (
+            table.update()
+            .where(among, c.ended.is_(None))
+            .values(
+                {
+                    c.ended: bindparam("reason"),
+                    c.data: bindparam("no_data"),
+                    c.version: sa.case(
+                        (c.version < MAX_VERSION, c.version + 1), else_=1
+                    ),
+                    c.expires_at: sa.case(
+                        (c.expires_at < until, c.expires_at), else_=until
+                    ),
+                }
+            )
+        )
+
+    # Trimming: read ids without a lock, then delete those that are still
+    # dead. A list of ids alone would kill a session that was touched in
+    # between. Built for each call, since they have a part for each profile.
+
+    def expired(self, cutoffs: Cutoffs) -> sa.Select[Any]:
+        """Ids of dead rows among those that may be looked at by now."""
+        c = self._columns
+        return (
+            sa.select(c.id)
+            .where(c.expires_at <= cutoffs.now, self._dead(cutoffs))
+            .order_by(c.expires_at)
+            .limit(self._most)
+        )
+
+    def dead(self, cutoffs: Cutoffs) -> sa.Select[Any]:
+        """Ids of dead rows, in their order."""
+        c = self._columns
+        return (
+            sa.select(c.id)
+            .where(c.id > bindparam("after"), self._dead(cutoffs))
+            .order_by(c.id)
+            .limit(self._most)
+        )
+
+    def count_dead(self, cutoffs: Cutoffs) -> sa.Select[Any]:
+        """Return the number of dead rows."""
+        return sa.select(sa.func.count()).where(self._dead(cutoffs))
+
+    def delete_dead(self, cutoffs: Cutoffs) -> sa.Delete:
+        """Delete those of these ids that are dead."""
+        return self.table.delete().where(self._among, self._dead(cutoffs))
+
+    def _dead(self, cutoffs: Cutoffs) -> sa.ColumnElement[bool]:
+        c = self._columns
+
+        def too_old(pair: tuple[int, int]) -> sa.ColumnElement[bool]:
+            return sa.or_(c.updated_at <= pair[0], c.created_at <= pair[1])
+
+        profiles = cutoffs.profiles
+        return sa.or_(
+            sa.and_(c.profile.is_(None), too_old(cutoffs.default)),
+            *(
+                sa.and_(c.profile == name, too_old(pair))
+                for name, pair in profiles.items()
+            ),
+            sa.and_(c.profile.not_in(profiles), too_old(cutoffs.unknown)),
+            # A tombstone that was there long enough.
+            sa.and_(c.ended.is_not(None), c.expires_at <= cutoffs.now),
+            # Damaged, and never loaded again.
+            c.updated_at.is_(None),
+            c.created_at.is_(None),
+        )

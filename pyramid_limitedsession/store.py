@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .limits import Cutoffs
 from .tokens import Secret
 
 FLASH_PREFIX = "_f_"
@@ -28,6 +29,9 @@ class Record:
     :ivar created: when the session began.
     :ivar seen: the last activity that was written.
     :ivar expires: when trimming may look at the row, None for never.
+    :ivar user: whose session it is, None if that is not known.
+    :ivar profile: the name of its limits, None for the default ones.
+    :ivar ended: why it is over; such a row has no data any more.
     """
 
     id: int
@@ -37,6 +41,9 @@ class Record:
     created: int | None
     seen: int | None
     expires: int | None
+    user: Secret | None = field(default=None, repr=False)
+    profile: str | None = None
+    ended: str | None = None
 
 
 class Work(Protocol):
@@ -52,8 +59,8 @@ class Work(Protocol):
     def lock(self, record: Record) -> Record | None:
         """Return the newest committed state of a row, locked until the end.
 
-        None if it is gone, or has another key: the session was ended or
-        rotated meanwhile.
+        None if it is gone, revoked, or has another key: the session was
+        ended or rotated meanwhile.
         """
 
     def insert(self, record: Record) -> int:
@@ -63,8 +70,8 @@ class Work(Protocol):
         """Write the record over the row, if that is as the old one was.
 
         Compare-and-swap: return False, and change nothing, when no row has
-        the old one's id, key and version. ``record.key`` becomes the row's
-        key. The last activity never moves backwards.
+        the old one's id, key and version, or it is revoked. ``record.key``
+        becomes the row's key. The last activity never moves backwards.
         """
 
     def replace(self, record: Record) -> None:
@@ -76,7 +83,19 @@ class Work(Protocol):
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """Move the last activity forward, never back; the version stays.
 
-        Return False if the row is gone, or has another key.
+        Return False if the row is gone or revoked, or has another key.
+        Back it moves only from a time that lies further ahead than the
+        clocks of two hosts differ.
+        """
+
+    def of_user(self, user: str) -> list[Record]:
+        """Return the rows of a user that are not revoked, by their ids."""
+
+    def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
+        """Make tombstones of these rows: no data, and why they are over.
+
+        Trimming may take them from ``until`` on, or earlier if the session
+        would have expired earlier. Absent and revoked ones are ignored.
         """
 
     def commit(self) -> None:
@@ -107,7 +126,10 @@ class Store(Protocol):
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """Do as `Work.touch` does, durably."""
 
-    def clean(self, *, now: int, cutoffs: tuple[int, int], most: int) -> int:
+    def of_user(self, user: str) -> list[Record]:
+        """Return the committed rows of a user that are not revoked."""
+
+    def clean(self, *, cutoffs: Cutoffs, most: int) -> int:
         """Delete at most so many expired rows; return how many.
 
         Does nothing, without waiting, while somebody else cleans. Rows

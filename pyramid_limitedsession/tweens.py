@@ -128,8 +128,8 @@ def _leave(request: Request, unit: Unit) -> None:
     If it is ended or rotated until then, that attempt must no more bring it
     back than this one, and send no cookie: the browser has a better one.
     """
-    if unit.token is not None:
-        request.environ[FOUND] = unit.token
+    if unit.stored.record is not None:
+        request.environ[FOUND] = unit.stored.token
     unit.close()
 
 
@@ -203,8 +203,7 @@ class Cleaner:
             if now != self._last:
                 self._last = now
                 store.clean(
-                    now=now,
-                    cutoffs=settings.policy.limits.cutoffs(now),
+                    cutoffs=settings.policy.profiles.cutoffs(now),
                     most=settings.self_clean_batch,
                 )
         except Exception:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
+from . import alone
 from .draft import Draft
-from .loading import Ended, find
+from .events import Ended
+from .limits import TimeLeft
+from .loading import find
 from .place import Part, Place
-from .saving import Plan, Result
+from .profiles import Profile
+from .saving import Plan, Result, Revocation
 from .serializers import check_size
 from .settings import Policy
-from .store import Record, changed_keys
+from .store import changed_keys
+from .stored import Stored
 from .tokens import Secret
+from .users import user_of
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +31,14 @@ log = logging.getLogger(__name__)
 class Unit:
     """The pending change of one session in one request.
 
-    :ivar ended: why the presented session was refused, or None.
+    :ivar policy: what the settings say.
+    :ivar stored: what is stored of it, and what its browser needs.
     :ivar looked: the content was asked for (so the answer depends on it).
-    :ivar new_token: what the browser is to be given, once it is certain.
-    :ivar touched: the session's activity was written.
     :ivar failure: why it could not be loaded.
 
     ``was_found``: an earlier attempt at the same request has found it.
+    ``is_passive``: asks, when it is needed, if the request is no activity.
+    ``tell``: is called with the reason why the session is not accepted.
     """
 
     def __init__(
@@ -43,25 +49,21 @@ class Unit:
         now: int,
         *,
         was_found: bool = False,
+        is_passive: Callable[[], bool] = lambda: False,
+        tell: Callable[[Ended], None] = lambda reason: None,
     ) -> None:
         self.place = place
         self.now = now
-        self.ended: Ended | None = None
+        self.stored = Stored(policy, token, now)
         self.looked = False
-        self.touched = False
-        self.new_token: Secret | None = None
-        self._forget_token = False
-        self._policy = policy
-        self._token = token
-        # The row of the presented token, also if it is unreadable or over.
-        self._row: int | None = None
-        self._record: Record | None = None
+        self.policy = policy
         self._draft = Draft()
         self._ends: list[int] = []
         self._ended = 0
-        # Row gone while we had it: nothing of this request may bring it back.
-        self._lost = False
+        self._revocations: list[Revocation] = []
         self._was_found = was_found
+        self._is_passive = is_passive
+        self._tell = tell
         self._closed = False
         self._discarded: set[str] = set()
         self._touch_tried = False
@@ -99,28 +101,22 @@ class Unit:
             self._draft.opened = True
         return content
 
-    @property
-    def is_new(self) -> bool:
-        """No row is stored for this session."""
+    def known(self) -> Stored:
+        """Return what is stored, loaded at the first look."""
         self.look()
-        return self._record is None
-
-    @property
-    def created(self) -> int:
-        """When the session began, in seconds since the epoch."""
-        self.look()
-        begun = self._record.created if self._record else None
-        return self.now if begun is None else begun
-
-    @property
-    def token(self) -> Secret | None:
-        """The token of the stored session."""
-        return self._token if self._record else None
+        return self.stored
 
     @property
     def forget_token(self) -> bool:
-        """The browser's token is dead, and that is certain."""
-        return self._forget_token and not self._ends
+        """The browser's token is dead, and that is certain.
+
+        A passive request leaves it to the next one, which can tell the
+        visitor why his session is over.
+        """
+        stored = self.stored
+        is_over = stored.ended not in (None, "unreadable")
+        is_dead = stored.ends_token or (is_over and not self._is_passive())
+        return is_dead and not self._ends
 
     @property
     def is_joined(self) -> bool:
@@ -128,9 +124,30 @@ class Unit:
         return self._part is not None
 
     @property
-    def expires_in(self) -> int | None:
-        """Seconds left if it is not used again; None without limits."""
-        return self._policy.limits.expires_in(self.created, self.now)
+    def profile(self) -> Profile:
+        """What holds for the session."""
+        self.look()
+        return self.policy.profiles.of(self._draft.profile)
+
+    @property
+    def time_left(self) -> TimeLeft:
+        """Seconds left if it is not used again."""
+        is_activity = not self._is_passive()
+        return self.stored.time_left(self.profile, is_activity=is_activity)
+
+    @property
+    def max_age(self) -> int | None:
+        """``Max-Age`` of a cookie that is sent now."""
+        created, seen = self.stored.created, self.stored.seen
+        return self.profile.max_age(created, seen, self.now)
+
+    def use_profile(self, name: str | None) -> None:
+        """Let the limits of this profile hold; None: the default ones."""
+        self.policy.profiles.require(name)
+        self.open()
+        record = self.stored.record
+        self._draft.profile = name
+        self._draft.reprofiled = name != (record.profile if record else None)
 
     def clear(self) -> None:
         """Empty the content, also of keys that others add meanwhile."""
@@ -148,12 +165,10 @@ class Unit:
     def end(self) -> None:
         """End the session; what is put in afterwards is a new one."""
         self.look()
-        if self._row is not None:
-            self._ends.append(self._row)
+        if self.stored.row is not None:
+            self._ends.append(self.stored.row)
         self._ended += 1
-        self._lost = False
-        self._forget_token |= self._token is not None
-        self._row = self._record = self._token = self.new_token = None
+        self.stored.end()
         self._draft = Draft()
         if self._closed:
             # Nobody comes after us to carry it out.
@@ -164,6 +179,13 @@ class Unit:
         self.open()
         self._draft.rotating = True
 
+    def revoke(self, revocation: Revocation) -> None:
+        """End sessions of a user, at the end of the request."""
+        self.look()
+        self._revocations.append(revocation)
+        if self._closed:
+            self._save_alone()
+
     # -- loading -------------------------------------------------------
 
     def _load(self) -> None:
@@ -173,27 +195,21 @@ class Unit:
             raise self.failure
         try:
             read = (self.place.reader() or self.place.store).load
-            found = find(self._policy, read, self._token, self.now)
+            found = find(self.policy, read, self.stored.token, self.now)
         except Exception as error:
             self.failure = error
             raise
         self.looked = True
-        self.ended = found.ended
-        self._row = found.row
-        self._record = found.record
-        self._draft = Draft(found.content)
-        self._forget_token = found.ended in ("idle", "absolute")
-        self._lost = self._was_found and found.row is None
+        self.stored.take_found(found, was_found=self._was_found)
+        profile = found.record.profile if found.record else None
+        self._draft = Draft(found.content, profile=profile)
+        if found.ended is not None:
+            self._tell(found.ended)
 
     def _reset(self) -> None:
         """Go back to what the row holds; nothing is pending then."""
         if self._draft.opened:
-            self._draft = Draft(self._base())
-
-    def _base(self) -> dict[str, Any]:
-        if self._record is None:
-            return {}
-        return self._policy.serializer.loads(self._record.data)
+            self._draft = self.stored.draft()
 
     # -- saving --------------------------------------------------------
 
@@ -204,27 +220,38 @@ class Unit:
             SessionValueError: the content is not all JSON.
             SessionOverflowError: it is larger than max_data_size.
         """
-        text = None if self._lost else self._text()
-        if text is None and not self._ends:
+        text = None if self.stored.is_lost else self._text()
+        if text is None and not self._ends and not self._revocations:
             return None
+        draft, policy = self._draft, self.policy
+        user, rotating = None, draft.rotating
+        if text is not None:
+            user = user_of(policy.user_key, draft.content)
+            # OWASP ASVS 7.2.4: another user, another token.
+            rotating |= self.stored.changes_user(user)
         return Plan(
             ended=self._ended,
-            policy=self._policy,
+            policy=policy,
             now=self.now,
-            base=self._record,
+            base=self.stored.record,
             text=text,
+            user=user,
             ends=tuple(self._ends),
-            cleared=self._draft.cleared,
-            popped=self._draft.popped,
-            rotating=self._draft.rotating,
+            revocations=tuple(self._revocations),
+            cleared=draft.cleared,
+            popped=draft.popped,
+            rotating=rotating,
+            profile=(draft.profile, draft.reprofiled),
+            passive=self._is_passive(),
         )
 
     def _text(self) -> str | None:
-        draft, policy = self._draft, self._policy
-        if not draft.opened or (self._record is None and not draft.content):
+        draft, policy = self._draft, self.policy
+        record = self.stored.record
+        if not draft.opened or (record is None and not draft.content):
             return None
         text = policy.serializer.dumps(draft.content)
-        is_same = self._record is not None and text == self._record.data
+        is_same = record is not None and text == record.data
         if is_same and not draft.is_more_than_its_content:
             return None
         check_size(
@@ -240,34 +267,28 @@ class Unit:
         self._discarded.clear()
         if plan is not None:
             self._ends = [row for row in self._ends if row not in plan.ends]
+            done = plan.revocations
+            self._revocations = self._revocations[len(done) :]
         if result.lost:
-            # It may have been stored earlier in this very request.
-            self._lost, self.touched, self.new_token = True, False, None
+            self.stored.lose()
         if plan is not None and result.record is not None:
             if plan.ended == self._ended:
-                self._take_written(result.record, result)
+                self.stored.take_written(result.record, result)
+                if result.merged is not None:
+                    profile = result.record.profile
+                    self._draft = Draft(result.merged, profile=profile)
             else:
                 # Ended since then: that is what was wanted last.
                 self._ends.append(result.record.id)
         if plan is None or plan.ended == self._ended:
             self._draft.settle()
 
-    def _take_written(self, record: Record, result: Result) -> None:
-        before = self._record
-        if before is not None and before.seen != record.seen:
-            self.touched = True
-        self._record, self._row = record, record.id
-        self._token = result.token or self._token
-        self.new_token = result.token or self.new_token
-        if result.merged is not None:
-            self._draft = Draft(result.merged)
-
     def aborted(self) -> None:
         """Discard every change but the ends, which are carried out later."""
         self._part = None
         if self._draft.opened:
             self._discarded |= self._draft.changes(
-                self._base(), is_new=self._record is None
+                self.stored.content(), is_new=self.stored.record is None
             )
         self._reset()
 
@@ -296,6 +317,7 @@ class Unit:
             self._closed = True
             raise
         self._tell_discarded(why)
+        self._limit_user()
         self._touch()
 
     def give_up(self) -> None:
@@ -310,7 +332,9 @@ class Unit:
     def report_late(self) -> None:
         """Log an error if a value was changed after `close`, in place."""
         draft = self._draft
-        if draft.exposed and changed_keys(self._base(), draft.content):
+        if draft.exposed and changed_keys(
+            self.stored.content(), draft.content
+        ):
             log.error(
                 "a value in a session was changed after its response was "
                 "finished; the change is lost"
@@ -328,36 +352,30 @@ class Unit:
 
     def _save_alone(self) -> None:
         plan = self.plan()
-        if plan is None:
-            return
-        work = self.place.store.begin()
-        try:
-            result = plan.execute(work)
-        except BaseException:
-            work.rollback()
-            raise
-        work.commit()
-        self.committed(plan, result)
+        if plan is not None:
+            self.committed(plan, alone.save(self.place.store, plan))
 
     def _touch(self) -> None:
-        record = self._record
-        limits = self._policy.limits
-        if record is None or record.seen is None or self._lost:
+        stored, record = self.stored, self.stored.record
+        if record is None or record.seen is None or stored.is_lost:
             return
+        limits = self.policy.profiles.of(record.profile).limits
         if self._touch_tried or not limits.touch_due(record.seen, self.now):
             return
-        self._touch_tried = True
-        expires = limits.coarse_expiry(record.created or 0, self.now)
-        try:
-            alive = self.place.store.touch(
-                record, seen=self.now, expires=expires
-            )
-        except Exception:
-            # The visitor has his page; the next request tries again.
-            log.warning("a session's activity was not written", exc_info=True)
+        if self._is_passive():
             return
-        self.touched = alive
-        self._record = replace(record, seen=self.now, expires=expires)
+        self._touch_tried = True
+        touched = alone.touch(self.place.store, self.policy, record, self.now)
+        if touched is None:
+            stored.resend = False
+        else:
+            stored.take_moved(touched)
+
+    def _limit_user(self) -> None:
+        stored, record = self.stored, self.stored.record
+        if stored.has_signed_in and record is not None:
+            stored.has_signed_in = False
+            alone.end_oldest(self.place.store, self.policy, record, self.now)
 
     # -- savepoints ----------------------------------------------------
 
@@ -367,7 +385,7 @@ class Unit:
         Raises SessionValueError if the content is not all JSON.
         """
         ended, draft = self._ended, self._draft
-        serializer = self._policy.serializer
+        serializer = self.policy.serializer
         copy = draft.copier(serializer) if draft.opened else None
 
         def restore() -> None:

@@ -19,10 +19,16 @@ from sqlalchemy.orm import declarative_base, sessionmaker
 from webtest import TestApp
 
 from pyramid_limitedsession import make_table
+from pyramid_limitedsession.limits import Cutoffs
 from pyramid_limitedsession.schema import typed_table
 
 MODES = ("joined", "separate")
 START = 1_800_000_000
+
+
+def older_than(seen: int, now: int = START) -> Cutoffs:
+    """Cutoffs of an idle limit only, at which an activity is too old."""
+    return Cutoffs(now, (seen, 0))
 
 
 class Clock:

@@ -11,7 +11,7 @@ import transaction
 import zope.sqlalchemy
 from pyramid.httpexceptions import HTTPNotFound
 
-from tests.apps import START
+from tests.apps import START, older_than
 
 SHORT = {
     "limitedsession.self_clean": "1",
@@ -335,7 +335,7 @@ def test_one_cleaner_at_a_time(world):
     counts = []
 
     def second_cleaner(connection):
-        counts.append(world.store.clean(now=START, cutoffs=(DEAD, 0), most=10))
+        counts.append(world.store.clean(cutoffs=older_than(DEAD), most=10))
         assert dead == ids(world)
 
     tried = on_deletion(world, second_cleaner)
@@ -350,7 +350,7 @@ def test_the_cleaner_is_let_go(world):
     put(world, 1)
     world.browser().get("/get")
     put(world, 1)
-    values = {"now": START, "cutoffs": (DEAD, 0), "most": 10}
+    values = {"cutoffs": older_than(DEAD), "most": 10}
     # Who holds the connection that cleaned leaves another one to the next.
     with world.store.engine.connect():
         assert 1 == world.store.clean(**values)
@@ -513,7 +513,7 @@ def test_rows_that_live_shorter_now_are_trimmed(world):
     (alive,) = put(world, 1, updated_at=DEAD + 1, expires_at=START + HOUR)
     world.browser().get("/get")
     assert [*dead, alive] == ids(world)
-    cutoffs = world.factory.settings.policy.limits.cutoffs(START)
+    cutoffs = world.factory.settings.policy.profiles.cutoffs(START)
     assert 2 == world.store.count_dead(cutoffs=cutoffs)
     assert (2, None) == world.store.trim(cutoffs=cutoffs, after=-1, most=10)
     assert [alive] == ids(world)

@@ -22,7 +22,7 @@ from pyramid_limitedsession.errors import (
 )
 from pyramid_limitedsession.store import Record
 from pyramid_limitedsession.tokens import Secret, key_of, make_token
-from tests.apps import START, cookie_of
+from tests.apps import START, cookie_of, older_than
 
 POSTGRESQL = ("postgresql", "psycopg2")
 MARIADB = ("mariadb", "mysqlclient")
@@ -217,11 +217,11 @@ def test_clean_takes_the_dead_and_leaves_the_living(world, browser):
     """Cleaning deletes what is expired, a batch at a time."""
     for _ in range(3):
         _put(world, seen=LONG_AGO, expires=LONG_AGO)
-    cutoffs = (START - 7200, 0)
+    cutoffs = older_than(START - 7200)
     clean = world.store.clean
-    assert 2 == clean(now=START, cutoffs=cutoffs, most=2)
-    assert 1 == clean(now=START, cutoffs=cutoffs, most=2)
-    assert 0 == clean(now=START, cutoffs=cutoffs, most=2)
+    assert 2 == clean(cutoffs=cutoffs, most=2)
+    assert 1 == clean(cutoffs=cutoffs, most=2)
+    assert 0 == clean(cutoffs=cutoffs, most=2)
     assert {"a": "1"} == browser.get("/get").json
 
 
@@ -229,7 +229,7 @@ def test_trim_goes_through_the_whole_table(world, browser):
     """Trimming finds dead rows in the order of their ids, in batches."""
     ids = [_put(world, seen=LONG_AGO, expires=None) for _ in range(3)]
     trim = world.store.trim
-    cutoffs = (START - 7200, 0)
+    cutoffs = older_than(START - 7200)
     assert 3 == world.store.count_dead(cutoffs=cutoffs)
     assert (2, ids[1]) == trim(cutoffs=cutoffs, after=-1, most=2)
     assert (1, None) == trim(cutoffs=cutoffs, after=ids[1], most=2)

@@ -112,7 +112,7 @@ def test_p5_touch_due_borders(touch_interval, ago, expected):
     assert limits.touch_due(START - ago, START) is expected
 
 
-# -- expires_in --------------------------------------------------------
+# -- left_if_used --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,8 @@ def test_p5_touch_due_borders(touch_interval, ago, expected):
 def test_expires_in_borders(idle, absolute, age, expected):
     """The nearer limit counts, from now or from the start; never below 0."""
     limits = Limits(idle, absolute, 60)
-    assert expected == limits.expires_in(START, START + age)
+    left = limits.left_if_used(START, START + age)
+    assert expected == left.least
 
 
 # -- coarse_expiry -----------------------------------------------------
@@ -264,7 +265,7 @@ def test_expires_in_is_not_too_long(limits, age, unseen):
     But for the grace, which is not told to anybody.
     """
     created = START - age
-    left = limits.expires_in(created, START)
+    left = limits.left_if_used(created, START).least
     if left is None:
         assert (None, None) == (limits.idle, limits.absolute)
         return

@@ -452,14 +452,15 @@ def test_p8_trimming_against_touches(make_world, database, mode):
     def _(request):
         return dict(request.session)
 
-    limits = world.factory.settings.policy.limits
+    profiles = world.factory.settings.policy.profiles
+    limits = profiles.default.limits
     last = limits.idle + limits.touch_interval - 2
     for _ in range(FEW):
         browsers = [world.browser() for _ in range(3)]
         for browser in browsers:
             browser.get("/start")
         world.clock.pass_(last)
-        cutoffs = limits.cutoffs(world.clock.now + 1)
+        cutoffs = profiles.cutoffs(world.clock.now + 1)
         answers = []
 
         def work(n, browsers=browsers, cutoffs=cutoffs, answers=answers):

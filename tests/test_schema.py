@@ -18,7 +18,7 @@ from pyramid_limitedsession import make_table
 from pyramid_limitedsession.engines import make_engine
 from pyramid_limitedsession.schema import typed_table
 from pyramid_limitedsession.sqlstore import SqlStore
-from tests.apps import MODES, START, World
+from tests.apps import MODES, START, World, older_than
 
 SERVERS = ("postgresql", "mariadb")
 
@@ -338,13 +338,13 @@ def test_names(make_app, space, mode, name):
     assert [] == world.rows()
     for _ in range(2):
         world.browser().get("/set?a=1")
-    cutoffs = (START, 0)
+    cutoffs = older_than(START)
     assert 2 == world.store.count_dead(cutoffs=cutoffs)
     values = {"cutoffs": cutoffs, "after": -1, "most": 1}
     assert 1 == world.store.trim(**values)[0]
     world.clock.pass_(9999)
-    now = world.clock.now
-    assert 1 == world.store.clean(now=now, cutoffs=cutoffs, most=9)
+    cutoffs = older_than(START, now=world.clock.now)
+    assert 1 == world.store.clean(cutoffs=cutoffs, most=9)
     assert [] == world.rows()
 
 
@@ -387,7 +387,8 @@ def test_schema(make_app, make_space, database, mode):
     assert [] == world.rows()
     with world.engine.connect() as connection:
         assert 1 == len(connection.execute(sa.select(there)).all())
-    assert 1 == world.store.trim(cutoffs=(START, 0), after=-1, most=9)[0]
+    cutoffs = older_than(START)
+    assert 1 == world.store.trim(cutoffs=cutoffs, after=-1, most=9)[0]
 
 
 @pytest.mark.parametrize("database", SERVERS)

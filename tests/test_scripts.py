@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from pyramid_limitedsession import scripts
-from tests.apps import START
+from tests.apps import START, older_than
 
 ROOT = Path(__file__).parent.parent
 DAY = 86400
@@ -456,7 +456,7 @@ def test_trim_spares_what_is_touched_meanwhile(world):
             world.execute(change.values(updated_at=START))
 
     sa.event.listen(world.store.engine, "before_cursor_execute", touch)
-    cutoffs = (START - 30 * DAY, 0)
+    cutoffs = older_than(START - 30 * DAY)
     count, after = world.store.trim(cutoffs=cutoffs, after=-1, most=10)
     assert (2, None) == (count, after)
     assert touched == [row.id for row in world.rows()]
@@ -476,7 +476,7 @@ def test_trim_goes_on_behind_a_batch_that_survives(world):
             world.execute(change.values(updated_at=START))
 
     sa.event.listen(world.store.engine, "before_cursor_execute", touch)
-    cutoffs = (START - 30 * DAY, 0)
+    cutoffs = older_than(START - 30 * DAY)
     after: int | None = -1
     counts = []
     while after is not None:

@@ -21,7 +21,7 @@ from pyramid.response import Response
 
 from pyramid_limitedsession.store import Record
 from pyramid_limitedsession.tokens import Secret, key_of, make_token
-from tests.apps import START
+from tests.apps import START, older_than
 
 CANARY = "canary-7f3a"
 PASSWORD = "parrot-91c2"
@@ -320,9 +320,9 @@ def _store_work(world, browser, sweep):
     sweep.run(lambda: work.insert(record))
     work.rollback()
     now = int(world.clock())
-    store.clean(now=now, cutoffs=(now - 7200, 0), most=10)
-    store.count_dead(cutoffs=(now - 7200, 0))
-    store.trim(cutoffs=(now - 7200, 0), after=-1, most=10)
+    store.clean(cutoffs=older_than(now - 7200, now), most=10)
+    store.count_dead(cutoffs=older_than(now - 7200, now))
+    store.trim(cutoffs=older_than(now - 7200, now), after=-1, most=10)
 
 
 _SCENARIOS = {
@@ -390,11 +390,11 @@ def test_p6_the_reprs_of_a_request(make, database, mode, sweep):
         work = world.store.begin()
         result = plan.execute(work)
         work.rollback()
-        stored = world.store.load(key_of(unit.token))
+        stored = world.store.load(key_of(unit.stored.token))
         objects = [session, unit, plan, work, result, stored, result.record]
         objects += [unit._part, world.store, request.registry]
         shown.extend(f"{thing!r} {thing}" for thing in objects)
-        shown.append(repr([unit.token, stored.key, stored.data]))
+        shown.append(repr([unit.stored.token, stored.key, stored.data]))
         return {}
 
     sweep.get(browser, "/put?x=1")
@@ -492,7 +492,7 @@ def _fail_clean(skip):
 def _fail_trim(skip):
     def scenario(world, browser, sweep, fault, headers):
         fault.arm(skip)
-        cutoffs = (START, 0)
+        cutoffs = older_than(START)
         store = world.store
         sweep.run(lambda: store.trim(cutoffs=cutoffs, after=-1, most=9))
 

@@ -66,7 +66,10 @@ def _value(settings: Settings, name: str) -> Any:
         "cookie_secure": cookie.secure,
         "cookie_httponly": cookie.httponly,
         "cookie_samesite": cookie.samesite,
-        "cookie_max_age": cookie.max_age,
+        "cookie_max_age": policy.profiles.default.cookie_max_age,
+        "passive": settings.passive,
+        "user_key": policy.user_key,
+        "max_sessions_per_user": policy.max_sessions_per_user,
     }
     return places[name]
 
@@ -101,8 +104,12 @@ def test_defaults():
         secure=None,
         httponly=True,
         samesite="Lax",
-        max_age=None,
     )
+    assert settings.policy.profiles.default.cookie_max_age is None
+    assert {} == settings.policy.profiles.named
+    assert () == settings.passive
+    assert settings.policy.user_key == "auth.userid"
+    assert settings.policy.max_sessions_per_user is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,7 +210,15 @@ ACCEPTED = {
         ("STRICT", "Strict"),
         ("off", None),
     ],
-    "cookie_max_age": [*TIMES, *OFF],
+    "cookie_max_age": [*TIMES, *OFF, ("auto", "auto"), ("AUTO", "auto")],
+    "passive": [
+        ("", ()),
+        ("/poll", ("/poll",)),
+        ("/poll/* */ping", ("/poll/*", "*/ping")),
+        ("\n/a\n  /b\n", ("/a", "/b")),
+    ],
+    "user_key": [*OFF, ("auth.userid", "auth.userid"), ("uid", "uid")],
+    "max_sessions_per_user": [*OFF, ("1", 1), (5, 5), ("1000", 1000)],
 }
 
 
@@ -364,6 +379,9 @@ REFUSED: dict[str, list[Any]] = {
     "cookie_httponly": [*NO_BOOLS, "auto"],
     "cookie_samesite": ["", "x", "true", "Lax Strict", False],
     "cookie_max_age": NO_LIMITS,
+    "passive": ["poll", "/a,b c", "none", "http://x/"],
+    "user_key": [""],
+    "max_sessions_per_user": ["0", "-1", "x", "", "5s", "1.5", True],
 }
 
 
@@ -607,7 +625,8 @@ def test_p10_contradictions_are_told_with_the_rest():
 def or_none(option: Any) -> str:
     """Return what the error adds for a setting that can be switched off."""
     off = {"idle_timeout", "absolute_timeout", "schema", "max_data_size"}
-    off |= {"cookie_domain", "cookie_max_age"}
+    off |= {"cookie_domain", "cookie_max_age", "user_key"}
+    off |= {"max_sessions_per_user"}
     return " or 'none'" if option.name in off else ""
 
 

@@ -18,7 +18,7 @@ from pyramid.router import Router
 from pyramid.view import exception_view_config, view_config
 from sqlalchemy.engine import make_url
 
-from ..settings import PREFIX
+from ..reading import PREFIX
 from ..tweens import REGISTRY_KEY
 
 PAGE = "templates/home.jinja2"

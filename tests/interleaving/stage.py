@@ -204,10 +204,10 @@ class Stage:
         It takes rows a while after their end only: which is its business.
         """
         now = int(self.world.clock.now)
-        limits = self.world.factory.settings.policy.limits
+        profiles = self.world.factory.settings.policy.profiles
         before = self._ids()
         number = self.world.store.clean(
-            now=now, cutoffs=limits.cutoffs(now), most=most
+            cutoffs=profiles.cutoffs(now), most=most
         )
         gone = before - self._ids()
         assert number == len(gone)
@@ -227,8 +227,8 @@ class Stage:
         work.commit()
 
     def _trim(self, row: Row | None, most: int = 100) -> int:
-        limits = self.world.factory.settings.policy.limits
-        cutoffs = limits.cutoffs(int(self.world.clock.now))
+        profiles = self.world.factory.settings.policy.profiles
+        cutoffs = profiles.cutoffs(int(self.world.clock.now))
         deleted: int = self.world.store.trim(
             cutoffs=cutoffs, after=0, most=most
         )[0]

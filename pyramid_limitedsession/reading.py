@@ -1,0 +1,114 @@
+"""From given settings to values, by a table of options.
+
+Types are never guessed. Problems are collected, so that all wrong settings
+are told at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pyramid.exceptions import ConfigurationError
+from sqlalchemy.engine import URL
+
+from .options import Option
+
+PREFIX = "limitedsession."
+# In the registry: the parts of this package that are included.
+PARTS = "pyramid_limitedsession.parts"
+
+
+def settings_below(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings whose keys have a prefix, without it."""
+    return {
+        key[len(prefix) :]: value
+        for key, value in given.items()
+        if key.startswith(prefix)
+    }
+
+
+def refuse_if(problems: list[str]) -> None:
+    """Raise ConfigurationError with all problems if there is one."""
+    if problems:
+        raise ConfigurationError(
+            "pyramid_limitedsession cannot start with these settings:\n"
+            + "\n".join(f"  {problem}" for problem in problems)
+        )
+
+
+def read_options(
+    options: Iterable[Option],
+    given: Mapping[str, Any],
+    prefix: str,
+    problems: list[str],
+) -> dict[str, Any]:
+    """Return the values of options; wrong ones are added to the problems."""
+    if prefix != PREFIX:
+        prefix = PREFIX + prefix
+    values = {}
+    for option in options:
+        value = given.get(option.name, option.default)
+        try:
+            values[option.name] = option.read(_as_text(option, value))
+        except Exception:
+            problems.append(_wrong(prefix, option, value))
+            values[option.name] = option.read(option.default)
+    return values
+
+
+def nearest(name: str, options: Iterable[Option]) -> str:
+    """Return the name of the option that was probably meant."""
+    names = [option.name for option in options]
+    ends = f".{name}", f"_{name}"
+    near = [known for known in names if known.endswith(ends)]
+    near += difflib.get_close_matches(name, names, 1, cutoff=0.0)
+    return near[0] if near else names[0]
+
+
+def _as_text(option: Option, given: Any) -> str:
+    """Return what an ini file would say.
+
+    Python's None stands for ``none``, and for no URL; elsewhere it is wrong.
+    """
+    if given is not None:
+        return plain(given)
+    word = "" if option.name == "sqlalchemy.url" else "none"
+    if option.read(word) is not None:
+        raise ValueError
+    return word
+
+
+def plain(given: Any) -> str:
+    """Return the text of a setting."""
+    if isinstance(given, URL):
+        return given.render_as_string(hide_password=False)
+    return str(given).strip()
+
+
+def _wrong(prefix: str, option: Option, given: Any) -> str:
+    is_url = option.name == "sqlalchemy.url"
+    # A URL holds a password.
+    shown = (
+        "that URL (it must be one that SQLAlchemy knows, and not of a "
+        "database in memory)"
+        if is_url
+        else repr(plain(given))
+    )
+    text = f"{prefix}{option.name} cannot be {shown}; "
+    text += f"say it like {option.example!r}"
+    return text + (" or 'none'" if _can_be_off(option) else "")
+
+
+def _can_be_off(option: Option) -> bool:
+    try:
+        return option.read("none") is None
+    except Exception:
+        return False
+
+
+def parts_of(registry: Any) -> set[str]:
+    """Return which parts of this package an application includes."""
+    parts: set[str] = registry.setdefault(PARTS, set())
+    return parts

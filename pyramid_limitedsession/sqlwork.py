@@ -1,0 +1,144 @@
+"""`Work` in SQL: sessions on one database connection.
+
+What it executes is in `statements`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from .dberrors import translated
+from .limits import CLOCK_SKEW
+from .statements import Statements
+from .store import Record
+from .tokens import Secret
+
+
+class SqlWork:
+    """`Work` on one SQLAlchemy connection."""
+
+    def __init__(
+        self,
+        statements: Statements,
+        connection: Connection,
+        close: Callable[[str], None] = lambda end: None,
+    ) -> None:
+        self._sql = statements
+        self._connection = connection
+        self._close = close
+
+    def _run(self, statement: Any, values: dict[str, Any]) -> Any:
+        with translated(self._sql.table.fullname):
+            return self._connection.execute(statement, values)
+
+    def _first(self, statement: Any, values: dict[str, Any]) -> Any:
+        with translated(self._sql.table.fullname):
+            return self._connection.execute(statement, values).first()
+
+    def load(self, key: str) -> Record | None:
+        """See `Work`."""
+        record = _record(self._first(self._sql.load, {"key": key}))
+        # MariaDB ignores blanks at the end, and a table that we did not
+        # make may have a collation that ignores more.
+        return record if record and record.key == key else None
+
+    def lock(self, record: Record) -> Record | None:
+        """See `Work`. SQLite has no row locks and needs none: one writer."""
+        return _record(self._first(self._sql.lock, _same(record)))
+
+    def insert(self, record: Record) -> int:
+        """See `Work`."""
+        result = self._run(
+            self._sql.insert,
+            {
+                "session_id": record.key,
+                "data": record.data,
+                "version": record.version,
+                "created_at": record.created,
+                "updated_at": record.seen,
+                "expires_at": record.expires,
+                "user_id": record.user,
+                "profile": record.profile,
+                "ended": record.ended,
+            },
+        )
+        return int(result.inserted_primary_key[0])
+
+    def update(self, record: Record, *, old: Record) -> bool:
+        """See `Work`."""
+        where = _same(old) | {"old_version": old.version}
+        result = self._run(self._sql.update, _change(record) | where)
+        return bool(result.rowcount)
+
+    def replace(self, record: Record) -> None:
+        """See `Work`."""
+        self._run(self._sql.replace, _change(record) | {"row": record.id})
+
+    def delete(self, ids: Iterable[int]) -> None:
+        """See `Work`."""
+        self._run(self._sql.delete, {"ids": list(ids)})
+
+    def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
+        """See `Work`."""
+        same = _same(record)
+        values = same | _activity(seen, expires)
+        if self._run(self._sql.touch, values).rowcount:
+            return True
+        # No row moved: it is gone, or a later request touched it.
+        return self._first(self._sql.exists, same) is not None
+
+    def of_user(self, user: str) -> list[Record]:
+        """See `Work`."""
+        rows = self._run(self._sql.of_user, {"user": user}).all()
+        records = [Record(*row) for row in rows]
+        # MySQL ignores blanks at the end.
+        return [record for record in records if record.user == user]
+
+    def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
+        """See `Work`."""
+        self._run(
+            self._sql.revoke,
+            {
+                "ids": list(ids),
+                "reason": reason,
+                "no_data": Secret(""),
+                "until": until,
+            },
+        )
+
+    def commit(self) -> None:
+        """See `Work`."""
+        self._close("COMMIT")
+
+    def rollback(self) -> None:
+        """See `Work`."""
+        self._close("ROLLBACK")
+
+
+def _record(row: Any) -> Record | None:
+    return None if row is None else Record(*row)
+
+
+def _same(record: Record) -> dict[str, Any]:
+    return {"row": record.id, "key": record.key}
+
+
+def _change(record: Record) -> dict[str, Any]:
+    return {
+        "new_key": record.key,
+        "new_data": record.data,
+        "new_version": record.version,
+        "new_user": record.user,
+        "new_profile": record.profile,
+    } | _activity(record.seen or 0, record.expires)
+
+
+def _activity(seen: int, expires: int | None) -> dict[str, Any]:
+    return {
+        "seen": seen,
+        "ahead": seen + CLOCK_SKEW,
+        "new_expires": expires,
+    }

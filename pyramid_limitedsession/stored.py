@@ -1,0 +1,126 @@
+"""What is stored of one request's session, and what its browser needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .draft import Draft
+from .events import Ended
+from .limits import TimeLeft
+from .loading import Found
+from .profiles import Profile
+from .saving import Result
+from .settings import Policy
+from .store import Record
+from .tokens import Secret
+from .users import user_of
+
+
+class Stored:
+    """The row of a session as one request knows it.
+
+    :ivar record: the row, None if the session has none.
+    :ivar row: its id, also if the session is unreadable or over.
+    :ivar ended: why the presented session was refused, or None.
+    :ivar is_lost: the row went while we had it: nothing of this request may
+        bring it back.
+    :ivar new_token: what the browser is to be given, once it is certain.
+    :ivar resend: it needs its token anew, with another ``Max-Age``.
+    :ivar has_signed_in: it became a user's session in this request.
+    """
+
+    def __init__(self, policy: Policy, token: Secret | None, now: int) -> None:
+        self._policy = policy
+        self._now = now
+        self.token = token
+        self.record: Record | None = None
+        self.row: int | None = None
+        self.ended: Ended | None = None
+        self.is_lost = False
+        self.new_token: Secret | None = None
+        self.resend = False
+        self.has_signed_in = False
+        self.ends_token = False
+
+    def take_found(self, found: Found, *, was_found: bool) -> None:
+        """Take what was loaded; an earlier attempt may have found it too."""
+        self.ended, self.row = found.ended, found.row
+        self.record = found.record
+        self.is_lost = was_found and found.is_gone
+
+    def take_written(self, record: Record, result: Result) -> None:
+        """Take what was written as what is stored."""
+        before = self.record
+        if before is None or before.user != record.user:
+            self.has_signed_in = record.user is not None
+        self.take_moved(record)
+        self.row = record.id
+        self.token = result.token or self.token
+        self.new_token = result.token or self.new_token
+
+    def take_moved(self, record: Record) -> None:
+        """Take the row with its activity; the browser may have to know."""
+        before, self.record = self.record, record
+        if before is None:
+            return
+        profile = self._policy.profiles.of(record.profile)
+        self.resend |= before.profile != record.profile
+        self.resend |= profile.cookie_moves(
+            record.created or 0, before.seen or 0, record.seen or 0
+        )
+
+    def lose(self) -> None:
+        """Note that it is gone, also if this very request had stored it."""
+        self.is_lost, self.resend, self.new_token = True, False, None
+
+    def end(self) -> None:
+        """Forget it: what comes now is a new session."""
+        self.is_lost = False
+        self.ends_token |= self.token is not None
+        self.row = self.record = self.token = self.new_token = None
+
+    # -- what it says --------------------------------------------------
+
+    def draft(self) -> Draft:
+        """Return the content as it is stored, for changes."""
+        profile = self.record.profile if self.record else None
+        return Draft(self.content(), profile=profile)
+
+    def content(self) -> dict[str, Any]:
+        """Return the content as it is stored."""
+        if self.record is None:
+            return {}
+        return self._policy.serializer.loads(self.record.data)
+
+    @property
+    def is_new(self) -> bool:
+        """No row is stored for this session."""
+        return self.record is None
+
+    @property
+    def created(self) -> int:
+        """When the session began, in seconds since the epoch."""
+        begun = self.record.created if self.record else None
+        return self._now if begun is None else begun
+
+    @property
+    def seen(self) -> int:
+        """The last activity that is stored; now if there is none."""
+        seen = self.record.seen if self.record else None
+        return self._now if seen is None else seen
+
+    def time_left(self, profile: Profile, *, is_activity: bool) -> TimeLeft:
+        """Return the seconds left if it is not used again."""
+        limits = profile.limits
+        if is_activity or self.record is None:
+            return limits.left_if_used(self.created, self._now)
+        return limits.left(self.created, self.seen, self._now)
+
+    def changes_user(self, user: Secret | None) -> bool:
+        """Say whether it would be another user's than it was.
+
+        The column is empty in a row that was written before it was there.
+        """
+        if self.record is None or user == self.record.user:
+            return False
+        return user != user_of(self._policy.user_key, self.content())

@@ -1,0 +1,78 @@
+"""``request.user_sessions``: the sessions of one user, and their end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .loading import is_alive
+from .saving import Revocation
+from .unitofwork import Unit
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a user may see of a session of his.
+
+    :ivar id: names it for `UserSessions.end`; it is no token, and opens
+        nothing.
+    :ivar created: when it began, in seconds since the epoch.
+    :ivar seen: its last activity that was written.
+    :ivar profile: the name of its limits, None for the default ones.
+    :ivar is_current: it is the one of this request.
+    """
+
+    id: int
+    created: int
+    seen: int
+    profile: str | None
+    is_current: bool
+
+
+class UserSessions:
+    """The sessions whose content names a user, see ``user_key``.
+
+    A revoked session is ended with the request's transaction, and if that
+    aborts in one of its own: as with ``invalidate``, whoever is thrown out
+    is out. Its browser is told why: ``session.ended`` is ``"revoked"``.
+    """
+
+    def __init__(self, unit: Callable[[], Unit]) -> None:
+        self._unit = unit
+
+    def list(self, user_id: str | int) -> list[Summary]:
+        """Return the user's sessions that may be used, the last used first.
+
+        As they are committed: not with what this request has changed.
+        """
+        unit = self._unit()
+        own = unit.known().record
+        read = (unit.place.reader() or unit.place.store).of_user
+        found = [
+            Summary(
+                id=record.id,
+                created=record.created or 0,
+                seen=record.seen or 0,
+                profile=record.profile,
+                is_current=own is not None and own.id == record.id,
+            )
+            for record in read(str(user_id))
+            if is_alive(unit.policy, record, unit.now)
+        ]
+        return sorted(found, key=lambda each: (-each.seen, -each.id))
+
+    def end(self, user_id: str | int, summary_id: int) -> None:
+        """End one of the user's sessions; of somebody else's, none."""
+        revocation = Revocation(str(user_id), int(summary_id), False)
+        self._unit().revoke(revocation)
+
+    def end_all(
+        self, user_id: str | int, *, except_current: bool = True
+    ) -> None:
+        """End all of the user's sessions, as after a change of password.
+
+        Args:
+            user_id: whose.
+            except_current: not the one of this request.
+        """
+        self._unit().revoke(Revocation(str(user_id), None, except_current))
