@@ -54,8 +54,16 @@ def read_options(
             values[option.name] = option.read(_as_text(option, value))
         except Exception:
             problems.append(_wrong(prefix, option, value))
-            values[option.name] = option.read(option.default)
+            values[option.name] = _default(option)
     return values
+
+
+def _default(option: Option) -> Any:
+    try:
+        return option.read(option.default)
+    except ValueError:
+        # Of a profile: what is not set there is as it is without one.
+        return None
 
 
 def nearest(name: str, options: Iterable[Option]) -> str:

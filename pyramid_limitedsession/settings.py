@@ -188,6 +188,11 @@ def _contradictions(
             f"{PREFIX}max_sessions_per_user needs a user_key: without one no "
             "session is known to be a user's; say it like 'auth.userid'"
         )
+    return problems + _contradictions_of_cookie(values)
+
+
+def _contradictions_of_cookie(values: dict[str, Any]) -> list[str]:
+    problems = []
     name, secure = values["cookie_name"], values["cookie_secure"]
     # Browsers compare the prefixes in any case.
     prefix = name.lower()

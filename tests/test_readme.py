@@ -111,7 +111,8 @@ def test_the_row_is_what_the_readme_shows(served):
         (row,) = cursor.fetchall()
     connection.close()
     given = [
-        f"{name} = {value}" for name, value in zip(names, row, strict=True)
+        f"{name} = {'' if value is None else value}".strip()
+        for name, value in zip(names, row, strict=True)
     ]
     shown = [line.strip() for line in block("text").splitlines()]
     assert shape("\n".join(shown)) == shape("\n".join(given))

@@ -150,6 +150,9 @@ TYPES = {
         "created_at": "DATETIME",
         "updated_at": "DATETIME",
         "expires_at": "DATETIME",
+        "user_id": "VARCHAR(190)",
+        "profile": "VARCHAR(40)",
+        "ended": "VARCHAR(20)",
     },
     "postgresql": {
         "id": "BIGINT",
@@ -159,6 +162,9 @@ TYPES = {
         "created_at": "TIMESTAMP",
         "updated_at": "TIMESTAMP",
         "expires_at": "TIMESTAMP",
+        "user_id": "VARCHAR(190)",
+        "profile": "VARCHAR(40)",
+        "ended": "VARCHAR(20)",
     },
     "mariadb": {
         "id": "BIGINT(20)",
@@ -168,6 +174,9 @@ TYPES = {
         "created_at": "DATETIME",
         "updated_at": "DATETIME",
         "expires_at": "DATETIME",
+        "user_id": "VARCHAR(190)",
+        "profile": "VARCHAR(40)",
+        "ended": "VARCHAR(20)",
     },
 }
 
@@ -182,16 +191,16 @@ def test_columns_and_types(engine, table, database):
         assert "WITH TIME ZONE" not in shown
 
 
-def test_only_expires_at_may_be_empty(engine, table):
-    """A session that no limit ends has no expires_at; the rest is needed."""
+def test_what_may_be_empty(engine, table):
+    """A session may have no limit, user, profile or end; the rest it has."""
     columns = sa.inspect(engine).get_columns("visits")
     empty = [column["name"] for column in columns if column["nullable"]]
-    assert ["expires_at"] == empty
+    assert ["expires_at", "user_id", "profile", "ended"] == empty
 
 
 @pytest.mark.parametrize("database", ["mariadb"])
 def test_binary_collations(engine, table):
-    """On MariaDB keys are ASCII, compared byte by byte, and data is UTF-8."""
+    """On MariaDB keys are ASCII, and everything is compared byte by byte."""
     with engine.connect() as connection:
         query = sa.text(
             "SELECT column_name, collation_name "
@@ -199,7 +208,13 @@ def test_binary_collations(engine, table):
             "AND table_schema = database() AND collation_name IS NOT NULL"
         )
         found = dict(map(tuple, connection.execute(query)))
-    assert {"session_id": "ascii_bin", "data": "utf8mb4_bin"} == found
+    assert {
+        "session_id": "ascii_bin",
+        "data": "utf8mb4_bin",
+        "user_id": "utf8mb4_bin",
+        "profile": "ascii_bin",
+        "ended": "ascii_bin",
+    } == found
 
 
 def test_primary_key(engine, table):
@@ -209,7 +224,7 @@ def test_primary_key(engine, table):
 
 
 def test_indexes(engine, table):
-    """session_id is unique, expires_at indexed; updated_at never is.
+    """session_id is unique, two columns are indexed; updated_at never is.
 
     An index on it would make every touch rewrite all indexes of the row.
     """
@@ -220,7 +235,11 @@ def test_indexes(engine, table):
     }
     uniques = inspector.get_unique_constraints("visits")
     indexes |= {tuple(unique["column_names"]): True for unique in uniques}
-    assert {("session_id",): True, ("expires_at",): False} == indexes
+    assert {
+        ("session_id",): True,
+        ("expires_at",): False,
+        ("user_id",): False,
+    } == indexes
 
 
 def test_no_foreign_keys(engine, table):

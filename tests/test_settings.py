@@ -10,7 +10,12 @@ from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
 
-from pyramid_limitedsession.options import OPTIONS, settings_table
+from pyramid_limitedsession.options import (
+    EXPIRY_OPTIONS,
+    OPTIONS,
+    PROFILE_OPTIONS,
+    settings_table,
+)
 from pyramid_limitedsession.serializers import JSONSerializer
 from pyramid_limitedsession.settings import (
     PREFIX,
@@ -378,7 +383,7 @@ REFUSED: dict[str, list[Any]] = {
     "cookie_secure": NO_BOOLS,
     "cookie_httponly": [*NO_BOOLS, "auto"],
     "cookie_samesite": ["", "x", "true", "Lax Strict", False],
-    "cookie_max_age": NO_LIMITS,
+    "cookie_max_age": [*NO_TIMES, "0", "0s", "0h", 0, "session"],
     "passive": ["poll", "/a,b c", "none", "http://x/"],
     "user_key": [""],
     "max_sessions_per_user": ["0", "-1", "x", "", "5s", "1.5", True],
@@ -759,7 +764,8 @@ def test_the_table_is_a_list_table():
     """It is reStructuredText with a heading and one row per option."""
     table = settings_table()
     assert table.startswith(".. list-table::\n   :header-rows: 1\n")
-    assert len(OPTIONS) + 1 == table.count("   * - ")
+    options = [*OPTIONS, *PROFILE_OPTIONS, *EXPIRY_OPTIONS]
+    assert len(options) + 1 == table.count("   * - ")
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=NAMES)
