@@ -12,7 +12,7 @@ from .limits import moved
 from .loading import is_alive
 from .saving import Plan, Result, revoke
 from .settings import Policy
-from .store import Record, Store
+from .store import Record, Store, Work
 
 log = logging.getLogger(__name__)
 
@@ -58,22 +58,10 @@ def end_oldest(store: Store, policy: Policy, record: Record, now: int) -> None:
     """
     if record.user is None or policy.max_sessions_per_user is None:
         return
-
-    def age(other: Record) -> tuple[int, int]:
-        return other.seen or 0, other.id
-
     try:
         work = store.begin()
         try:
-            others = [
-                other
-                for other in work.of_user(record.user)
-                if other.id != record.id and is_alive(policy, other, now)
-            ]
-            others.sort(key=age)
-            most = policy.max_sessions_per_user - 1
-            excess = max(len(others) - most, 0)
-            ids = sorted(other.id for other in others[:excess])
+            ids = _too_many(work, policy, record, now)
             revoke(work, ids, "limit", now)
         except BaseException:
             work.rollback()
@@ -81,3 +69,22 @@ def end_oldest(store: Store, policy: Policy, record: Record, now: int) -> None:
         work.commit()
     except Exception:
         log.exception("a user's oldest sessions were not ended")
+
+
+def _too_many(
+    work: Work, policy: Policy, record: Record, now: int
+) -> list[int]:
+    """Return the ids of the sessions that are to be ended."""
+    most = policy.max_sessions_per_user or 0
+    found = [each.id for each in work.of_user(record.user or "")]
+    if len(found) <= most:
+        return []
+    # Locked: nobody may count those that somebody else is ending.
+    alive = [
+        each for each in work.lock_all(found) if is_alive(policy, each, now)
+    ]
+    if record.id not in [each.id for each in alive]:
+        return []
+    others = [each for each in alive if each.id != record.id]
+    others.sort(key=lambda each: (each.seen, each.id))
+    return sorted(each.id for each in others[: max(len(alive) - most, 0)])

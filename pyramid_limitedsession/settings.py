@@ -29,6 +29,7 @@ from .reading import (
 )
 from .serializers import SERIALIZERS, Serializer
 
+_FIRST = PROFILE_OPTIONS[0].name
 ENGINE_PREFIX = "sqlalchemy."
 
 
@@ -126,10 +127,12 @@ def _read_profiles(
             )
             continue
         if not name or last not in known:
-            near = nearest(last, PROFILE_OPTIONS)
+            meant = f"{name}.{nearest(last, PROFILE_OPTIONS)}"
+            if not name:
+                meant = f"NAME.{last}" if last in known else f"{last}.{_FIRST}"
             problems.append(
                 f"{PREFIX}{PROFILE}{key} is not a setting; did you mean "
-                f"{PREFIX}{PROFILE}{name or last}.{near}?"
+                f"{PREFIX}{PROFILE}{meant}?"
             )
             continue
         profile = profiles.setdefault(name, {})

@@ -97,6 +97,11 @@ class SqlWork:
         # MySQL ignores blanks at the end.
         return [record for record in records if record.user == user]
 
+    def lock_all(self, ids: Iterable[int]) -> list[Record]:
+        """See `Work`."""
+        rows = self._run(self._sql.lock_all, {"ids": list(ids)}).all()
+        return [Record(*row) for row in rows]
+
     def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
         """See `Work`."""
         self._run(

@@ -92,11 +92,16 @@ class Statements:
         self.nothing = sa.select(*record).where(sa.false())
         self.exists = sa.select(c.id).where(same)
         self.delete = table.delete().where(among)
-        # A user's sessions, in the order in which they are locked.
         self.of_user = (
             sa.select(*record)
             .where(c.user_id == bindparam("user"), c.ended.is_(None))
             .order_by(c.id)
+        )
+        self.lock_all = (
+            sa.select(*record)
+            .where(among, c.ended.is_(None))
+            .order_by(c.id)
+            .with_for_update()
         )
         until: Any = bindparam("until", type_=c.expires_at.type)
         # What is left is a tombstone; whoever has loaded the row before

@@ -91,6 +91,9 @@ class Work(Protocol):
     def of_user(self, user: str) -> list[Record]:
         """Return the rows of a user that are not revoked, by their ids."""
 
+    def lock_all(self, ids: Iterable[int]) -> list[Record]:
+        """Return those of these rows that are not revoked, all locked."""
+
     def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
         """Make tombstones of these rows: no data, and why they are over.
 

@@ -134,8 +134,7 @@ def _make_world(databases, run_name, clock):
             url.render_as_string(hide_password=False),
             mode,
             clock=clock,
-            table=f"pls_{run_name}_{len(worlds)}_sessions",
-            **options,
+            **{"table": f"pls_{run_name}_{len(worlds)}_sessions", **options},
         )
         worlds.append(world)
         return world
