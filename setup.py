@@ -14,11 +14,15 @@ testing = [
     "psycopg2-binary",
     "psycopg[binary]",
     "pymysql",
+    # Sessions of other kinds, for the expiry tween.
+    "pyramid_beaker",
     "pyramid_debugtoolbar",
     "pyramid_retry",
+    "pyramid_session_redis",
     "pytest",
     "pytest-cov",
     "pytest-xdist",
+    "redis",
     "repoze.tm2",
     # Python 3.12 has it no more; a generated application is built with it.
     "setuptools >= 61",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import shown
+from .limits import RESERVED
 from .serializers import Serializer
 from .store import CSRF_KEY, changed_keys
 
@@ -59,9 +60,11 @@ class Draft:
         """Return what was done to ``base``, as a log may show it.
 
         The CSRF token of a new session does not count: Pyramid's check makes
-        one for a visitor without a session, and refuses him.
+        one for a visitor without a session, and refuses him. Neither do the
+        times that the expiry tween keeps.
         """
-        keys = changed_keys(base, self.content)
+        changed = changed_keys(base, self.content)
+        keys = {key for key in changed if not key.startswith(RESERVED)}
         if is_new:
             keys.discard(CSRF_KEY)
         done = {*map(shown, keys)}

@@ -32,6 +32,8 @@ _SLICES = 8
 _DAY = 24 * 60 * 60
 _LONGEST_SLICE = _DAY
 LONG_AGO = 0
+# Keys of a session's content that begin so are times, kept by `expiry`.
+RESERVED = "_limitedsession_"
 # Seconds by which the clocks of two hosts may differ: a time so far ahead is
 # left alone, or each of them would put right what the other has written.
 CLOCK_SKEW = 300

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .limits import Cutoffs
+from .limits import RESERVED, Cutoffs
 from .tokens import Secret
 
 FLASH_PREFIX = "_f_"
@@ -152,7 +152,8 @@ def merge(
 
     Unchanged by me: theirs. Changed by me: mine. Deleted by me: deleted.
     After ``clear()``: mine only. A flash queue is theirs plus what I
-    pushed, minus what I popped. A CSRF token that both made is theirs.
+    pushed, minus what I popped. A CSRF token that both made is theirs. Of
+    two times that the expiry tween keeps, the later one.
 
     Args:
         base: what both started from.
@@ -175,7 +176,9 @@ def merge(
     for key in [key for key in mine | base if key in i_changed]:
         if key == CSRF_KEY and key in both and key in theirs:
             continue
-        if key.startswith(FLASH_PREFIX):
+        if _is_time(key, mine, theirs):
+            merged[key] = max(mine[key], theirs[key])
+        elif key.startswith(FLASH_PREFIX):
             queues = [c.get(key, []) for c in (base, mine, theirs)]
             _put(merged, key, _merge_queue(*queues, popped=key in popped))
         elif key in mine:
@@ -221,8 +224,16 @@ def _scalar(value: object) -> type | None:
 
 def _merged_by_kind(keys: Iterable[str]) -> set[str]:
     return {
-        key for key in keys if key == CSRF_KEY or key.startswith(FLASH_PREFIX)
+        key
+        for key in keys
+        if key == CSRF_KEY or key.startswith((FLASH_PREFIX, RESERVED))
     }
+
+
+def _is_time(key: str, *contents: dict[str, Any]) -> bool:
+    return key.startswith(RESERVED) and all(
+        type(content.get(key)) is int for content in contents
+    )
 
 
 def _merge_queue(

@@ -194,7 +194,6 @@ def add_session_timeout_view(
         session_timeout,
         route_name=route_name,
         renderer="json",
-        http_cache=0,
         session_activity=False,
         **options,
     )
@@ -207,6 +206,7 @@ def session_timeout(request: Request) -> dict[str, Any]:
     it is; ``idle`` and ``absolute`` are seconds, None where there is no such
     limit.
     """
+    request.response.cache_control.no_store = True
     ended = session_ended(request)
     is_active = ended is None and not request.session.new
     left = session_time_left(request) if is_active else TimeLeft(None, None)

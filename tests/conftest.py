@@ -22,6 +22,7 @@ from tests.outcomes import (
     write_results,
 )
 from tests.servers import NotInstalledError, Servers
+from tests.sites import ABSOLUTE, BACKENDS, IDLE, KINDS, Site
 
 SERVERS = {
     "postgresql": os.environ.get(
@@ -163,6 +164,53 @@ def _mode(request):
 def _world(make_world, database, mode):
     """A real application on each database, in each mode."""
     return make_world(database, mode)
+
+
+# -- sessions of any kind, for the expiry tween -------------------------
+
+
+@pytest.fixture(name="make_backend")
+def _make_backend(tmp_path):
+    """Return a function of a kind of session; all are closed at the end."""
+    backends = []
+
+    def make(kind):
+        backend = BACKENDS[kind](tmp_path)
+        problem = backend.problem()
+        if problem is not None:
+            _do_without(f"{kind} cannot be used: {problem}")
+        backends.append(backend)
+        return backend
+
+    yield make
+    for backend in backends:
+        backend.close()
+
+
+@pytest.fixture(name="kind", params=KINDS)
+def _kind(request):
+    return request.param
+
+
+@pytest.fixture(name="backend")
+def _backend(make_backend, kind):
+    return make_backend(kind)
+
+
+@pytest.fixture(name="make_site")
+def _make_site(backend, clock):
+    """Return a function that makes applications on one backend."""
+
+    def make(**options):
+        return Site(backend, clock, **options)
+
+    return make
+
+
+@pytest.fixture(name="site")
+def _site(make_site):
+    """An application with both limits."""
+    return make_site(idle=IDLE, absolute=ABSOLUTE)
 
 
 # -- the page of outcomes ----------------------------------------------

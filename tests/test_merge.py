@@ -34,6 +34,24 @@ def _exactly(data: Any) -> str:
 # -- a key at a time ---------------------------------------------------
 
 
+@pytest.mark.parametrize(("mine", "theirs"), [(5, 7), (7, 5), (7, 7)])
+def test_p2_of_two_times_of_the_expiry_tween_the_later_one(mine, theirs):
+    """P2: both requests were activity; that is no conflict."""
+    seen = "_limitedsession_seen"
+    merged, conflicts = _merge(
+        {seen: 1, "a": 1}, {seen: mine, "a": 1}, {seen: theirs, "a": 2}
+    )
+    assert ({seen: 7, "a": 2}, []) == (merged, conflicts)
+
+
+@pytest.mark.parametrize("mine", ["7", True, None, [7]])
+def test_p2_a_damaged_time_is_mine(mine):
+    """P2: what is no time is merged as anything else."""
+    seen = "_limitedsession_seen"
+    merged, _ = _merge({}, {seen: mine}, {seen: 5})
+    assert {seen: mine} == merged
+
+
 def test_p2_unchanged_by_me_is_theirs():
     """P2: a key that I left alone is as they left it: set, new, deleted."""
     base = {"set": 1, "deleted": 1, "stays": 1}
