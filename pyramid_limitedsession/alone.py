@@ -6,11 +6,14 @@ On connections of the store's own, once the outcome is known.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+from .ending import Revocation, revoke, to_revoke
 from .limits import moved
 from .loading import is_alive
-from .saving import Plan, Result, revoke
+from .saving import Plan, Result
 from .settings import Policy
 from .store import Record, Store, Work
 
@@ -19,14 +22,19 @@ log = logging.getLogger(__name__)
 
 def save(store: Store, plan: Plan) -> Result:
     """Execute a plan in a transaction of its own."""
+    with _transaction(store) as work:
+        return plan.execute(work)
+
+
+@contextmanager
+def _transaction(store: Store) -> Iterator[Work]:
     work = store.begin()
     try:
-        result = plan.execute(work)
+        yield work
     except BaseException:
         work.rollback()
         raise
     work.commit()
-    return result
 
 
 def touch(
@@ -49,6 +57,18 @@ def touch(
     return replace(record, seen=seen, expires=expires)
 
 
+def revoke_all(
+    store: Store,
+    revocations: tuple[Revocation, ...],
+    own: int | None,
+    now: int,
+) -> None:
+    """Revoke what is there now; ``own`` is the request's own row."""
+    with _transaction(store) as work:
+        found = to_revoke(work, revocations, own)
+        revoke(work, found, "revoked", now)
+
+
 def end_oldest(store: Store, policy: Policy, record: Record, now: int) -> None:
     """End what sessions the user of this one has too many of.
 
@@ -59,32 +79,30 @@ def end_oldest(store: Store, policy: Policy, record: Record, now: int) -> None:
     if record.user is None or policy.max_sessions_per_user is None:
         return
     try:
-        work = store.begin()
-        try:
-            ids = _too_many(work, policy, record, now)
-            revoke(work, ids, "limit", now)
-        except BaseException:
-            work.rollback()
-            raise
-        work.commit()
+        with _transaction(store) as work:
+            found = _too_many(work, policy, record, now)
+            revoke(work, found, "limit", now)
     except Exception:
         log.exception("a user's oldest sessions were not ended")
 
 
 def _too_many(
     work: Work, policy: Policy, record: Record, now: int
-) -> list[int]:
-    """Return the ids of the sessions that are to be ended."""
+) -> list[Record]:
+    """Return the sessions that are to be ended."""
     most = policy.max_sessions_per_user or 0
     found = [each.id for each in work.of_user(record.user or "")]
     if len(found) <= most:
         return []
     # Locked: nobody may count those that somebody else is ending.
     alive = [
-        each for each in work.lock_all(found) if is_alive(policy, each, now)
+        each
+        for each in work.lock_all(found)
+        if each.user == record.user and is_alive(policy, each, now)
     ]
     if record.id not in [each.id for each in alive]:
         return []
     others = [each for each in alive if each.id != record.id]
     others.sort(key=lambda each: (each.seen, each.id))
-    return sorted(each.id for each in others[: max(len(alive) - most, 0)])
+    excess = others[: max(len(alive) - most, 0)]
+    return sorted(excess, key=lambda each: each.id)

@@ -8,8 +8,10 @@ from typing import Any
 
 from .errors import shown
 from .limits import RESERVED
-from .serializers import Serializer
-from .store import CSRF_KEY, changed_keys
+from .serializers import Serializer, check_size
+from .settings import Policy
+from .store import CSRF_KEY, Record, changed_keys
+from .users import user_of
 
 
 @dataclass
@@ -55,6 +57,23 @@ class Draft:
             or self.reprofiled
             or any(queue in self.content for queue in self.popped)
         )
+
+    def text(self, policy: Policy, record: Record | None) -> str | None:
+        """Return what is to be stored, None if that is what is stored.
+
+        Raises SessionValueError or SessionOverflowError, as saving does.
+        """
+        if not self.opened or (record is None and not self.content):
+            return None
+        text = policy.serializer.dumps(self.content)
+        is_same = record is not None and text == record.data
+        if is_same and not self.is_more_than_its_content:
+            user = user_of(policy.user_key, self.content)
+            # The column may be younger than the row.
+            if record is not None and user == record.user:
+                return None
+        check_size(text, self.content, policy.serializer, policy.max_data_size)
+        return text
 
     def changes(self, base: dict[str, Any], *, is_new: bool) -> set[str]:
         """Return what was done to ``base``, as a log may show it.

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from .datamanager import DataManager
 from .engines import make_engine
-from .events import refused
+from .events import Ended, refused
 from .joined import (
     EnlistedStore,
     JoinedStores,
@@ -95,13 +95,11 @@ class SessionFactory:
                 self.settings.policy,
                 self._place(request),
                 token,
-                int(self.clock()),
+                lambda: int(self.clock()),
                 was_found=token is not None
                 and token == request.environ.get(FOUND),
                 is_passive=lambda: is_passive(request),
-                tell=lambda reason: request.registry.notify(
-                    refused(request, reason)
-                ),
+                tell=lambda reason: _tell_refused(request, reason),
             )
             setattr(request, UNIT, unit)
             run_last(request, _Answer(unit, self.settings.cookie))
@@ -168,6 +166,12 @@ class SessionFactory:
             beside = EnlistedStore(lambda: work_on(store, bind))
             return Place(beside, join, enlisted, reader)
         return Place(store, join, enlisted, reader)
+
+
+def _tell_refused(request: Request, reason: Ended) -> None:
+    """Notify subscribers, unless the next request will find the same."""
+    if not is_passive(request):
+        request.registry.notify(refused(request, reason))
 
 
 def _make_engine(settings: Settings) -> Engine:
@@ -282,7 +286,7 @@ class _Answer:
             cookie.name,
             # Not as our own string type: who prints the header sees it.
             "" if token is None else str(token),
-            max_age=0 if token is None else unit.max_age,
+            max_age=0 if token is None else unit.stored.max_age,
             path=cookie.path,
             domain=cookie.domain,
             secure=request.scheme == "https" if secure is None else secure,

@@ -182,23 +182,37 @@ class MiddlewareWork(SqlWork):
     def delete(self, ids: Iterable[int]) -> None:
         """See `Work`. Holds also if the transaction aborts."""
         ids = list(ids)
+        self._for_good(lambda work: work.delete(ids))
+
+    def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
+        """See `Work`. Holds also if the transaction aborts."""
+        ids = list(ids)
+        self._for_good(
+            lambda work: work.revoke(ids, reason=reason, until=until)
+        )
+
+    def lock_all(self, ids: Iterable[int]) -> list[Record]:
+        """See `Work`. Without a lock, which `revoke` would wait for."""
+        return self._all(self._sql.read_all, {"ids": list(ids)})
+
+    def _for_good(self, act: Callable[[SqlWork], None]) -> None:
         if not self._store.commits_last:
-            self._delete_alone(ids)
+            self._do_alone(act)
             return
         # SQLite: nobody else can write before the transaction ends.
-        super().delete(ids)
+        act(SqlWork(self._store.statements, self._connection))
 
         def ended(is_kept: bool = False) -> None:
             if not is_kept:
-                self._delete_alone(ids)
+                self._do_alone(act)
 
         self._transaction.addAfterAbortHook(ended)
         self._transaction.addAfterCommitHook(ended)
 
-    def _delete_alone(self, ids: list[int]) -> None:
+    def _do_alone(self, act: Callable[[SqlWork], None]) -> None:
         work = self._store.begin()
         try:
-            work.delete(ids)
+            act(work)
         except BaseException:
             work.rollback()
             raise

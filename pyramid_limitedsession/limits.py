@@ -10,9 +10,9 @@ The load adds this grace: a session never ends early because a write was
 saved. With a touch interval of one second (what ``auto`` gives for idle
 limits below 40 s) the grace is zero.
 
-Clocks go wrong. A time that lies ahead of ``now`` counts as now, and is put
-right when the session is used, if it lies further ahead than the clocks of
-two hosts differ (`CLOCK_SKEW`). More than a day ahead, which is more than
+Clocks go wrong. A time that lies ahead of ``now`` counts as now. A last
+activity further ahead than the clocks of two hosts differ (`CLOCK_SKEW`) is
+put right when the session is used. More than a day ahead, which is more than
 any mistake about time zones, it is taken for no time at all, and the
 session for over: it would live for ever otherwise.
 """
@@ -31,13 +31,15 @@ Verdict = Literal["active", "idle", "absolute"]
 _SLICES = 8
 _DAY = 24 * 60 * 60
 _LONGEST_SLICE = _DAY
+# So long, in seconds, a browser can be told why its session is over.
+_LONGEST_TOLD = _DAY
 LONG_AGO = 0
 # Keys of a session's content that begin so are times, kept by `expiry`.
 RESERVED = "_limitedsession_"
 # Seconds by which the clocks of two hosts may differ: a time so far ahead is
 # left alone, or each of them would put right what the other has written.
 CLOCK_SKEW = 300
-_FARTHEST_AHEAD = _DAY
+FARTHEST_AHEAD = _DAY
 # RFC 6265bis: a browser keeps no cookie longer.
 _LONGEST_COOKIE = 400 * _DAY
 
@@ -114,7 +116,7 @@ class Limits:
         At the very second of its deadline a session is over.
         """
         idle_cutoff, absolute_cutoff = self.cutoffs(now)
-        farthest = now + _FARTHEST_AHEAD
+        farthest = now + FARTHEST_AHEAD
         if created <= absolute_cutoff:
             return "absolute"
         if self.absolute is not None and created > farthest:
@@ -151,7 +153,7 @@ class Limits:
         if self.idle is not None:
             idle = max(min(seen, now) + self.idle + self._grace - now, 0)
         if self.absolute is not None:
-            absolute = max(created + self.absolute - now, 0)
+            absolute = max(min(created, now) + self.absolute - now, 0)
         return TimeLeft(idle, absolute)
 
     def left_if_used(self, created: int, now: int) -> TimeLeft:
@@ -162,20 +164,24 @@ class Limits:
         return TimeLeft(self.idle, self.left(created, now, now).absolute)
 
     def coarse_expiry(self, created: int, seen: int) -> int | None:
-        """Return the time from which trimming may look at the row.
+        """Return the time from which self-cleaning may look at the row.
 
-        Never before the row is dead, and rounded up to slices counted from
-        the session's own start, so that it moves rarely and sessions do not
-        move together. None: no limit ever ends this session.
+        That is when the session has been over for as long again as its
+        limit, at most a day: until then its browser can be told why.
+        Rounded up to slices counted from the session's own start, so that
+        it moves rarely and sessions do not move together. None: no limit
+        ever ends this session.
         """
         deadlines = []
         if self.idle is not None:
             step = min(max(self.idle // _SLICES, 1), _LONGEST_SLICE)
             idle_end = seen + self.idle + self._grace
-            slices = -(-(idle_end - created) // step)
+            told = idle_end + min(self.idle, _LONGEST_TOLD)
+            slices = -(-(told - created) // step)
             deadlines.append(created + slices * step)
         if self.absolute is not None:
-            deadlines.append(created + self.absolute)
+            told = created + self.absolute + min(self.absolute, _LONGEST_TOLD)
+            deadlines.append(told)
         return min(deadlines, default=None)
 
     def cookie_expiry(self, created: int, seen: int) -> int:
@@ -206,6 +212,7 @@ def moved(seen: int, now: int) -> int:
     """Return the last activity after one at ``now``.
 
     It never moves back: a request that began later, or another host, may
-    have written it. Unless it lies further ahead than clocks differ.
+    have written it. Unless it was further ahead than clocks differ when it
+    was loaded; only that very value is put right.
     """
     return now if seen > now + CLOCK_SKEW else max(seen, now)

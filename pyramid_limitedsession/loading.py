@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import UnreadableDataError, shown
 from .events import Ended
-from .limits import Verdict
+from .limits import FARTHEST_AHEAD, Verdict
 from .settings import Policy
 from .store import Record
 from .tokens import Secret, fingerprint, key_of
@@ -25,12 +25,15 @@ class Found:
     :ivar content: what is in it.
     :ivar row: the row's id, also of a session that was not accepted.
     :ivar ended: why it was not accepted.
+    :ivar may_return: its times are too far ahead: it is accepted again once
+        the clock is right.
     """
 
     record: Record | None = None
     content: dict[str, Any] = field(default_factory=dict, repr=False)
     row: int | None = None
     ended: Ended | None = None
+    may_return: bool = False
 
     @property
     def is_gone(self) -> bool:
@@ -64,7 +67,9 @@ def find(
             return Found(row=row, ended="limit" if is_limit else "revoked")
         verdict = verdict_of(policy, record, now)
         if verdict != "active":
-            return Found(row=row, ended=verdict)
+            times = record.created or 0, record.seen or 0
+            is_ahead = max(times) > now + FARTHEST_AHEAD
+            return Found(row=row, ended=verdict, may_return=is_ahead)
         return Found(record, policy.serializer.loads(record.data), row)
     except UnreadableDataError:
         # Left in place: a newer release may be able to read it.

@@ -38,7 +38,8 @@ class Profile:
         """
         if self.cookie_max_age is None or before == after:
             return False
-        if self.cookie_max_age != "auto":
+        if self.cookie_max_age != "auto" or after < before:
+            # Moved back: it was sent for what that clock left.
             return True
         expiry = self.limits.cookie_expiry
         return expiry(created, before) != expiry(created, after)
@@ -65,9 +66,9 @@ class Profiles:
             return self.default
         return self.named.get(name) or self.strictest
 
-    def is_known(self, name: str | None) -> bool:
+    def is_known(self, name: object) -> bool:
         """Say whether the name is configured; None, no profile, is."""
-        return name is None or name in self.named
+        return name is None or (isinstance(name, str) and name in self.named)
 
     def require(self, name: str | None) -> None:
         """Raise SessionProfileError if the name is not configured."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
+from .ending import Revocation, revoke, to_revoke
 from .errors import SessionConflict, UnreadableDataError
 from .limits import moved
 from .serializers import check_size
@@ -16,9 +17,6 @@ from .tokens import Secret, fingerprint, key_of, make_token
 from .users import user_of
 
 log = logging.getLogger(__name__)
-
-# A tombstone tells its browser why for at most so long; seconds.
-_TOMBSTONE = 30 * 24 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -35,19 +33,6 @@ class Result:
     token: Secret | None = None
     merged: dict[str, Any] | None = field(default=None, repr=False)
     lost: bool = False
-
-
-@dataclass(frozen=True)
-class Revocation:
-    """Sessions of a user that somebody ends.
-
-    :ivar only: the id of a row; None: all of the user's.
-    :ivar spares_current: not the request's own session.
-    """
-
-    user: str = field(repr=False)
-    only: int | None
-    spares_current: bool
 
 
 @dataclass(frozen=True)
@@ -90,8 +75,18 @@ class Plan:
         """
         if self.ends:
             work.delete(self.ends)
-        for revocation in self.revocations:
-            self._revoke(work, revocation)
+        if not self.revocations:
+            return self._write(work)
+        own = self.base.id if self.base is not None else None
+        found = to_revoke(work, self.revocations, own)
+        # In the order of the ids, with our own row: see `revoke`.
+        first = [each for each in found if own is None or each.id <= own]
+        revoke(work, first, "revoked", self.now)
+        result = self._write(work)
+        revoke(work, found[len(first) :], "revoked", self.now)
+        return result
+
+    def _write(self, work: Work) -> Result:
         if self.text is None:
             return Result()
         if self.base is None:
@@ -107,16 +102,6 @@ class Plan:
         newest = store.load(self.base.key)
         if newest is not None and newest.version != self.base.version:
             self._merged(self.base, newest, self.text)
-
-    def _revoke(self, work: Work, revocation: Revocation) -> None:
-        own = self.base.id if self.base is not None else None
-        ids = [
-            record.id
-            for record in work.of_user(revocation.user)
-            if revocation.only in (None, record.id)
-            and not (revocation.spares_current and record.id == own)
-        ]
-        revoke(work, ids, "revoked", self.now)
 
     def _insert(self, work: Work, text: str) -> Result:
         token = make_token()
@@ -137,7 +122,8 @@ class Plan:
     def _update(self, work: Work, text: str, base: Record) -> Result:
         token = make_token() if self.rotating else None
         key = key_of(token) if token else base.key
-        record = self._next(base, key, text, self.user)
+        seen = self._seen(base, base)
+        record = self._next(base, seen, key, text, self.user)
         if work.update(record, old=base):
             return Result(record, token)
         newest = work.lock(base)
@@ -152,17 +138,29 @@ class Plan:
         if merged is not None:
             text = self._checked(merged)
             user = user_of(self.policy.user_key, merged)
-        record = self._next(newest, key, text, user)
-        work.replace(record)
+        seen = self._seen(base, newest)
+        record = self._next(newest, seen, key, text, user)
+        work.replace(record, old=newest)
         return Result(record, token, merged)
 
+    def _seen(self, base: Record, newest: Record) -> int:
+        """Return the last activity that is stored with the change."""
+        seen = newest.seen or self.now
+        if self.passive and seen <= self.now:
+            return seen
+        # What somebody has written since we began is not ahead of its time.
+        is_ours = newest.seen == base.seen
+        return moved(seen, self.now) if is_ours else max(seen, self.now)
+
     def _next(
-        self, record: Record, key: Secret, text: str, user: Secret | None
+        self,
+        record: Record,
+        seen: int,
+        key: Secret,
+        text: str,
+        user: Secret | None,
     ) -> Record:
         created = record.created or self.now
-        seen = record.seen or self.now
-        if not self.passive:
-            seen = moved(seen, self.now)
         name, is_new = self.profile
         profile = name if is_new else record.profile
         return replace(
@@ -209,11 +207,3 @@ class Plan:
         text = policy.serializer.dumps(merged)
         check_size(text, merged, policy.serializer, policy.max_data_size)
         return text
-
-
-def revoke(
-    work: Work, ids: list[int], reason: Literal["revoked", "limit"], now: int
-) -> None:
-    """Make tombstones of rows, which keep their places until they expire."""
-    if ids:
-        work.revoke(ids, reason=reason, until=now + _TOMBSTONE)

@@ -187,7 +187,7 @@ def _table(
     return sa.Table(
         name,
         metadata,
-        # Never handed to a browser; 32 bits run out in practice.
+        # No secret, it opens nothing; 32 bits run out in practice.
         sa.Column(
             "id",
             sa.BigInteger().with_variant(sa.Integer, "sqlite"),

@@ -173,6 +173,11 @@ class LimitedSession(MutableMapping[str, Any]):
         """
         return self._unit.time_left
 
+    @property
+    def profile(self) -> str | None:
+        """The name of the limits that hold, None for the default ones."""
+        return self._unit.profile_name
+
     def use_profile(self, name: str | None) -> None:
         """Let the limits of a configured profile hold for this session.
 

@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from .dberrors import translated
-from .limits import CLOCK_SKEW
 from .statements import Statements
 from .store import Record
 from .tokens import Secret
@@ -70,12 +69,13 @@ class SqlWork:
     def update(self, record: Record, *, old: Record) -> bool:
         """See `Work`."""
         where = _same(old) | {"old_version": old.version}
-        result = self._run(self._sql.update, _change(record) | where)
+        result = self._run(self._sql.update, _change(record, old) | where)
         return bool(result.rowcount)
 
-    def replace(self, record: Record) -> None:
+    def replace(self, record: Record, *, old: Record) -> None:
         """See `Work`."""
-        self._run(self._sql.replace, _change(record) | {"row": record.id})
+        values = _change(record, old) | {"row": record.id}
+        self._run(self._sql.replace, values)
 
     def delete(self, ids: Iterable[int]) -> None:
         """See `Work`."""
@@ -84,7 +84,8 @@ class SqlWork:
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """See `Work`."""
         same = _same(record)
-        values = same | _activity(seen, expires)
+        values = same | _activity(seen, expires, record)
+        values["old_profile"] = record.profile
         if self._run(self._sql.touch, values).rowcount:
             return True
         # No row moved: it is gone, or a later request touched it.
@@ -92,15 +93,16 @@ class SqlWork:
 
     def of_user(self, user: str) -> list[Record]:
         """See `Work`."""
-        rows = self._run(self._sql.of_user, {"user": user}).all()
-        records = [Record(*row) for row in rows]
+        records = self._all(self._sql.of_user, {"user": user})
         # MySQL ignores blanks at the end.
         return [record for record in records if record.user == user]
 
     def lock_all(self, ids: Iterable[int]) -> list[Record]:
         """See `Work`."""
-        rows = self._run(self._sql.lock_all, {"ids": list(ids)}).all()
-        return [Record(*row) for row in rows]
+        return self._all(self._sql.lock_all, {"ids": list(ids)})
+
+    def _all(self, statement: Any, values: dict[str, Any]) -> list[Record]:
+        return [Record(*row) for row in self._run(statement, values).all()]
 
     def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
         """See `Work`."""
@@ -131,19 +133,17 @@ def _same(record: Record) -> dict[str, Any]:
     return {"row": record.id, "key": record.key}
 
 
-def _change(record: Record) -> dict[str, Any]:
+def _change(record: Record, old: Record) -> dict[str, Any]:
     return {
         "new_key": record.key,
         "new_data": record.data,
         "new_version": record.version,
         "new_user": record.user,
         "new_profile": record.profile,
-    } | _activity(record.seen or 0, record.expires)
+    } | _activity(record.seen or 0, record.expires, old)
 
 
-def _activity(seen: int, expires: int | None) -> dict[str, Any]:
-    return {
-        "seen": seen,
-        "ahead": seen + CLOCK_SKEW,
-        "new_expires": expires,
-    }
+def _activity(seen: int, expires: int | None, old: Record) -> dict[str, Any]:
+    # Equal to no row's where nothing goes back.
+    ahead = old.seen if (old.seen or 0) > seen else None
+    return {"seen": seen, "ahead": ahead, "new_expires": expires}

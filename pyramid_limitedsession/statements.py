@@ -49,10 +49,10 @@ class Statements:
             c.ended.is_(None),
         )
         seen: Any = bindparam("seen", type_=c.updated_at.type)
-        # As `limits.moved` says.
+        # As `limits.moved` says: "ahead" is the one value that goes back.
         moves = sa.or_(
             c.updated_at < seen,
-            c.updated_at > bindparam("ahead", type_=c.updated_at.type),
+            c.updated_at == bindparam("ahead", type_=c.updated_at.type),
         )
         change: dict[Any, Any] = {
             c.session_id: bindparam("new_key"),
@@ -85,24 +85,39 @@ class Statements:
             table.update()
             .where(same, moves)
             .values(
-                {c.updated_at: seen, c.expires_at: bindparam("new_expires")}
+                {
+                    c.updated_at: seen,
+                    # Another request may have chosen other limits.
+                    c.expires_at: sa.case(
+                        (
+                            c.profile.is_not_distinct_from(
+                                bindparam("old_profile", type_=c.profile.type)
+                            ),
+                            bindparam("new_expires", type_=seen.type),
+                        ),
+                        else_=c.expires_at,
+                    ),
+                }
             )
         )
         # No row, but each column: an error if one is missing.
         self.nothing = sa.select(*record).where(sa.false())
         self.exists = sa.select(c.id).where(same)
         self.delete = table.delete().where(among)
+        # Without the data, of which there may be much.
+        summary = [
+            sa.literal("").label("data") if column is c.data else column
+            for column in record
+        ]
         self.of_user = (
-            sa.select(*record)
+            sa.select(*summary)
             .where(c.user_id == bindparam("user"), c.ended.is_(None))
             .order_by(c.id)
         )
-        self.lock_all = (
-            sa.select(*record)
-            .where(among, c.ended.is_(None))
-            .order_by(c.id)
-            .with_for_update()
+        self.read_all = (
+            sa.select(*summary).where(among, c.ended.is_(None)).order_by(c.id)
         )
+        self.lock_all = self.read_all.with_for_update()
         until: Any = bindparam("until", type_=c.expires_at.type)
         # What is left is a tombstone; whoever has loaded the row before
         # finds another version.

@@ -71,11 +71,12 @@ class Work(Protocol):
 
         Compare-and-swap: return False, and change nothing, when no row has
         the old one's id, key and version, or it is revoked. ``record.key``
-        becomes the row's key. The last activity never moves backwards.
+        becomes the row's key. The last activity moves back only from what
+        it was in the old one.
         """
 
-    def replace(self, record: Record) -> None:
-        """Write the record over the row of its id, which is locked."""
+    def replace(self, record: Record, *, old: Record) -> None:
+        """Write the record over the old one, whose row is locked."""
 
     def delete(self, ids: Iterable[int]) -> None:
         """Delete these rows, under whatever key; absent ones are ignored."""
@@ -84,15 +85,20 @@ class Work(Protocol):
         """Move the last activity forward, never back; the version stays.
 
         Return False if the row is gone or revoked, or has another key.
-        Back it moves only from a time that lies further ahead than the
-        clocks of two hosts differ.
+        Back it moves only from what it is in the record.
         """
 
     def of_user(self, user: str) -> list[Record]:
-        """Return the rows of a user that are not revoked, by their ids."""
+        """Return the rows of a user that are not revoked, by their ids.
+
+        Without their data.
+        """
 
     def lock_all(self, ids: Iterable[int]) -> list[Record]:
-        """Return those of these rows that are not revoked, all locked."""
+        """Return those of these rows that are not revoked, all locked.
+
+        Without their data; locked in the order of their ids.
+        """
 
     def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
         """Make tombstones of these rows: no data, and why they are over.

@@ -13,7 +13,6 @@ from .saving import Result
 from .settings import Policy
 from .store import Record
 from .tokens import Secret
-from .users import user_of
 
 
 class Stored:
@@ -26,12 +25,14 @@ class Stored:
         bring it back.
     :ivar new_token: what the browser is to be given, once it is certain.
     :ivar resend: it needs its token anew, with another ``Max-Age``.
+    :ivar now: the time of the first look: by an earlier one, what others do
+        until then would be ahead.
     :ivar has_signed_in: it became a user's session in this request.
     """
 
     def __init__(self, policy: Policy, token: Secret | None, now: int) -> None:
         self._policy = policy
-        self._now = now
+        self.now = now
         self.token = token
         self.record: Record | None = None
         self.row: int | None = None
@@ -41,12 +42,14 @@ class Stored:
         self.resend = False
         self.has_signed_in = False
         self.ends_token = False
+        self._may_return = False
 
     def take_found(self, found: Found, *, was_found: bool) -> None:
         """Take what was loaded; an earlier attempt may have found it too."""
         self.ended, self.row = found.ended, found.row
         self.record = found.record
         self.is_lost = was_found and found.is_gone
+        self._may_return = found.may_return
 
     def take_written(self, record: Record, result: Result) -> None:
         """Take what was written as what is stored."""
@@ -79,6 +82,27 @@ class Stored:
         self.ends_token |= self.token is not None
         self.row = self.record = self.token = self.new_token = None
 
+    # -- what its browser needs ----------------------------------------
+
+    def ends(self, *, is_passive: bool) -> bool:
+        """Say whether the browser is to forget its token.
+
+        A passive request leaves it to the next one, which can tell the
+        visitor why his session is over. So does the replay of a request
+        that had found it: the browser may have a better one by now. And one
+        whose clock may be wrong.
+        """
+        if self.ended in (None, "unreadable") or self._may_return:
+            return self.ends_token
+        return self.ends_token or not (is_passive or self.is_lost)
+
+    @property
+    def max_age(self) -> int | None:
+        """``Max-Age`` of a cookie that is sent now."""
+        name = self.record.profile if self.record else None
+        profile = self._policy.profiles.of(name)
+        return profile.max_age(self.created, self.seen, self.now)
+
     # -- what it says --------------------------------------------------
 
     def draft(self) -> Draft:
@@ -101,26 +125,30 @@ class Stored:
     def created(self) -> int:
         """When the session began, in seconds since the epoch."""
         begun = self.record.created if self.record else None
-        return self._now if begun is None else begun
+        return self.now if begun is None else begun
 
     @property
     def seen(self) -> int:
         """The last activity that is stored; now if there is none."""
         seen = self.record.seen if self.record else None
-        return self._now if seen is None else seen
+        return self.now if seen is None else seen
 
     def time_left(self, profile: Profile, *, is_activity: bool) -> TimeLeft:
         """Return the seconds left if it is not used again."""
         limits = profile.limits
         if is_activity or self.record is None:
-            return limits.left_if_used(self.created, self._now)
-        return limits.left(self.created, self.seen, self._now)
+            return limits.left_if_used(self.created, self.now)
+        return limits.left(self.created, self.seen, self.now)
 
-    def changes_user(self, user: Secret | None) -> bool:
+    def changes_user(
+        self, user: Secret | None, content: dict[str, Any]
+    ) -> bool:
         """Say whether it would be another user's than it was.
 
-        The column is empty in a row that was written before it was there.
+        The column is empty in a row that was written before it was there,
+        or under another ``user_key``.
         """
         if self.record is None or user == self.record.user:
             return False
-        return user != user_of(self._policy.user_key, self.content())
+        key = self._policy.user_key or ""
+        return bool(self.content().get(key) != content.get(key))

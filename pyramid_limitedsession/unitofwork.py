@@ -12,13 +12,12 @@ from typing import Any
 
 from . import alone
 from .draft import Draft
+from .ending import Ends, Revocation
 from .events import Ended
 from .limits import TimeLeft
 from .loading import find
 from .place import Part, Place
-from .profiles import Profile
-from .saving import Plan, Result, Revocation
-from .serializers import check_size
+from .saving import Plan, Result
 from .settings import Policy
 from .store import changed_keys
 from .stored import Stored
@@ -46,21 +45,20 @@ class Unit:
         policy: Policy,
         place: Place,
         token: Secret | None,
-        now: int,
+        clock: Callable[[], int],
         *,
         was_found: bool = False,
         is_passive: Callable[[], bool] = lambda: False,
         tell: Callable[[Ended], None] = lambda reason: None,
     ) -> None:
         self.place = place
-        self.now = now
-        self.stored = Stored(policy, token, now)
+        self.stored = Stored(policy, token, clock())
         self.looked = False
         self.policy = policy
         self._draft = Draft()
-        self._ends: list[int] = []
+        self._ends = Ends()
         self._ended = 0
-        self._revocations: list[Revocation] = []
+        self._clock = clock
         self._was_found = was_found
         self._is_passive = is_passive
         self._tell = tell
@@ -108,15 +106,9 @@ class Unit:
 
     @property
     def forget_token(self) -> bool:
-        """The browser's token is dead, and that is certain.
-
-        A passive request leaves it to the next one, which can tell the
-        visitor why his session is over.
-        """
-        stored = self.stored
-        is_over = stored.ended not in (None, "unreadable")
-        is_dead = stored.ends_token or (is_over and not self._is_passive())
-        return is_dead and not self._ends
+        """The browser's token is dead, and that is certain."""
+        is_passive = self._is_passive()
+        return self.stored.ends(is_passive=is_passive) and not self._ends
 
     @property
     def is_joined(self) -> bool:
@@ -124,22 +116,17 @@ class Unit:
         return self._part is not None
 
     @property
-    def profile(self) -> Profile:
-        """What holds for the session."""
+    def profile_name(self) -> str | None:
+        """The name of the limits that hold, None for the default ones."""
         self.look()
-        return self.policy.profiles.of(self._draft.profile)
+        return self._draft.profile
 
     @property
     def time_left(self) -> TimeLeft:
         """Seconds left if it is not used again."""
+        profile = self.policy.profiles.of(self.profile_name)
         is_activity = not self._is_passive()
-        return self.stored.time_left(self.profile, is_activity=is_activity)
-
-    @property
-    def max_age(self) -> int | None:
-        """``Max-Age`` of a cookie that is sent now."""
-        created, seen = self.stored.created, self.stored.seen
-        return self.profile.max_age(created, seen, self.now)
+        return self.stored.time_left(profile, is_activity=is_activity)
 
     def use_profile(self, name: str | None) -> None:
         """Let the limits of this profile hold; None: the default ones."""
@@ -166,7 +153,7 @@ class Unit:
         """End the session; what is put in afterwards is a new one."""
         self.look()
         if self.stored.row is not None:
-            self._ends.append(self.stored.row)
+            self._ends.rows += (self.stored.row,)
         self._ended += 1
         self.stored.end()
         self._draft = Draft()
@@ -182,7 +169,7 @@ class Unit:
     def revoke(self, revocation: Revocation) -> None:
         """End sessions of a user, at the end of the request."""
         self.look()
-        self._revocations.append(revocation)
+        self._ends.revocations += (revocation,)
         if self._closed:
             self._save_alone()
 
@@ -193,9 +180,10 @@ class Unit:
             # Each try may wait for a timeout; and it must not come true
             # that one half of a request sees a session, the other none.
             raise self.failure
+        self.stored.now = self._clock()
         try:
             read = (self.place.reader() or self.place.store).load
-            found = find(self.policy, read, self.stored.token, self.now)
+            found = find(self.policy, read, self.stored.token, self.stored.now)
         except Exception as error:
             self.failure = error
             raise
@@ -220,24 +208,26 @@ class Unit:
             SessionValueError: the content is not all JSON.
             SessionOverflowError: it is larger than max_data_size.
         """
-        text = None if self.stored.is_lost else self._text()
-        if text is None and not self._ends and not self._revocations:
+        is_late = self.stored.is_lost or self._closed
+        record = self.stored.record
+        text = None if is_late else self._draft.text(self.policy, record)
+        if text is None and not self._ends:
             return None
         draft, policy = self._draft, self.policy
         user, rotating = None, draft.rotating
         if text is not None:
             user = user_of(policy.user_key, draft.content)
             # OWASP ASVS 7.2.4: another user, another token.
-            rotating |= self.stored.changes_user(user)
+            rotating |= self.stored.changes_user(user, draft.content)
         return Plan(
             ended=self._ended,
             policy=policy,
-            now=self.now,
-            base=self.stored.record,
+            now=self.stored.now,
+            base=record,
             text=text,
             user=user,
-            ends=tuple(self._ends),
-            revocations=tuple(self._revocations),
+            ends=self._ends.rows,
+            revocations=self._ends.revocations,
             cleared=draft.cleared,
             popped=draft.popped,
             rotating=rotating,
@@ -245,41 +235,35 @@ class Unit:
             passive=self._is_passive(),
         )
 
-    def _text(self) -> str | None:
-        draft, policy = self._draft, self.policy
-        record = self.stored.record
-        if not draft.opened or (record is None and not draft.content):
-            return None
-        text = policy.serializer.dumps(draft.content)
-        is_same = record is not None and text == record.data
-        if is_same and not draft.is_more_than_its_content:
-            return None
-        check_size(
-            text, draft.content, policy.serializer, policy.max_data_size
-        )
-        return text
-
     # -- outcome -------------------------------------------------------
 
-    def committed(self, plan: Plan | None, result: Result) -> None:
-        """Take what a plan has written as the session's state."""
+    def committed(
+        self, plan: Plan | None, result: Result, *, alone: bool = False
+    ) -> None:
+        """Take what a plan has written as the session's state.
+
+        ``alone``: not in the request's own transaction.
+        """
         self._part = None
         self._discarded.clear()
         if plan is not None:
-            self._ends = [row for row in self._ends if row not in plan.ends]
-            done = plan.revocations
-            self._revocations = self._revocations[len(done) :]
+            is_unsure = self.place.enlist is not None and not alone
+            self._ends.carried_out(
+                plan.ends, plan.revocations, is_unsure=is_unsure
+            )
         if result.lost:
             self.stored.lose()
         if plan is not None and result.record is not None:
+            # It was written with the activity, if the request is one.
+            self._touch_tried = True
             if plan.ended == self._ended:
                 self.stored.take_written(result.record, result)
                 if result.merged is not None:
-                    profile = result.record.profile
-                    self._draft = Draft(result.merged, profile=profile)
+                    self._draft = Draft(result.merged)
+                self._draft.profile = result.record.profile
             else:
                 # Ended since then: that is what was wanted last.
-                self._ends.append(result.record.id)
+                self._ends.rows += (result.record.id,)
         if plan is None or plan.ended == self._ended:
             self._draft.settle()
 
@@ -317,6 +301,7 @@ class Unit:
             self._closed = True
             raise
         self._tell_discarded(why)
+        self._revoke_again()
         self._limit_user()
         self._touch()
 
@@ -353,19 +338,30 @@ class Unit:
     def _save_alone(self) -> None:
         plan = self.plan()
         if plan is not None:
-            self.committed(plan, alone.save(self.place.store, plan))
+            result = alone.save(self.place.store, plan)
+            self.committed(plan, result, alone=True)
+
+    def _revoke_again(self) -> None:
+        unsure, self._ends.unsure = self._ends.unsure, ()
+        if unsure:
+            own = self.stored.record.id if self.stored.record else None
+            alone.revoke_all(self.place.store, unsure, own, self.stored.now)
 
     def _touch(self) -> None:
         stored, record = self.stored, self.stored.record
         if record is None or record.seen is None or stored.is_lost:
             return
         limits = self.policy.profiles.of(record.profile).limits
-        if self._touch_tried or not limits.touch_due(record.seen, self.now):
+        if self._touch_tried or not limits.touch_due(
+            record.seen, self.stored.now
+        ):
             return
         if self._is_passive():
             return
         self._touch_tried = True
-        touched = alone.touch(self.place.store, self.policy, record, self.now)
+        touched = alone.touch(
+            self.place.store, self.policy, record, self.stored.now
+        )
         if touched is None:
             stored.resend = False
         else:
@@ -375,7 +371,9 @@ class Unit:
         stored, record = self.stored, self.stored.record
         if stored.has_signed_in and record is not None:
             stored.has_signed_in = False
-            alone.end_oldest(self.place.store, self.policy, record, self.now)
+            alone.end_oldest(
+                self.place.store, self.policy, record, self.stored.now
+            )
 
     # -- savepoints ----------------------------------------------------
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .ending import Revocation
 from .loading import is_alive
-from .saving import Revocation
 from .unitofwork import Unit
+from .users import name_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class UserSessions:
     A revoked session is ended with the request's transaction, and if that
     aborts in one of its own: as with ``invalidate``, whoever is thrown out
     is out. Its browser is told why: ``session.ended`` is ``"revoked"``.
+
+    All methods raise ValueError if the user's name is not a text or an
+    integer, or one that no session can have.
     """
 
     def __init__(self, unit: Callable[[], Unit]) -> None:
@@ -56,14 +60,14 @@ class UserSessions:
                 profile=record.profile,
                 is_current=own is not None and own.id == record.id,
             )
-            for record in read(str(user_id))
-            if is_alive(unit.policy, record, unit.now)
+            for record in read(name_of(user_id))
+            if is_alive(unit.policy, record, unit.stored.now)
         ]
         return sorted(found, key=lambda each: (-each.seen, -each.id))
 
     def end(self, user_id: str | int, summary_id: int) -> None:
         """End one of the user's sessions; of somebody else's, none."""
-        revocation = Revocation(str(user_id), int(summary_id), False)
+        revocation = Revocation(name_of(user_id), summary_id, False)
         self._unit().revoke(revocation)
 
     def end_all(
@@ -75,4 +79,4 @@ class UserSessions:
             user_id: whose.
             except_current: not the one of this request.
         """
-        self._unit().revoke(Revocation(str(user_id), None, except_current))
+        self._unit().revoke(Revocation(name_of(user_id), None, except_current))

@@ -27,7 +27,8 @@ HEADER = "X-Session-Passive"
 PASSIVE_PATHS = "pyramid_limitedsession.passive"
 # On a request: what the expiry tween knows of its session.
 LIMITED = "_limitedsession_limited"
-# On a request that reached a view with session_activity=False.
+# On a request that has reached its view: whether that has the option
+# session_activity=False.
 _PASSIVE = "_limitedsession_passive"
 _NO = ("", "0", "false", "no", "off")
 
@@ -71,20 +72,20 @@ def includeme(config: Configurator) -> None:
 
 @provider(IViewDeriver)
 def activity_deriver(view: View, info: Any) -> View:
-    """Make requests passive that reach a view with session_activity=False."""
+    """Let the view that a request reaches say whether it is passive."""
     is_activity = info.options.get("session_activity", True)
     if not isinstance(is_activity, bool):
         raise ConfigurationError(
             f"session_activity cannot be {is_activity!r}; say it like False"
         )
-    if is_activity:
-        return view
 
-    def passive_view(context: Any, request: Request) -> Response:
-        setattr(request, _PASSIVE, True)
+    def deciding_view(context: Any, request: Request) -> Response:
+        # The view that answers decides, not one that it renders in a part.
+        if getattr(request, _PASSIVE, None) is None:
+            setattr(request, _PASSIVE, not is_activity)
         return view(context, request)
 
-    return passive_view
+    return deciding_view
 
 
 activity_deriver.options = ("session_activity",)

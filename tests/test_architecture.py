@@ -26,6 +26,7 @@ STOREYS = (
     "alone",
     "stored",
     "saving",
+    "ending",
     "draft",
     "loading",
     "place",

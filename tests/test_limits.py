@@ -146,24 +146,28 @@ def test_expires_in_borders(idle, absolute, age, expected):
     ("limits", "ago", "expected"),
     [
         (Limits(None, None, 60), 0, None),
-        (Limits(None, 1000, 60), 0, 1000),
-        (Limits(800, None, 1), 0, 800),
-        (Limits(800, None, 1), 1, 900),
-        (Limits(800, None, 1), 99, 900),
-        (Limits(800, None, 1), 100, 900),
-        (Limits(800, None, 1), 101, 1000),
-        (Limits(800, None, 2), 0, 900),
-        (Limits(800, 850, 1), 1, 850),
-        (Limits(800, 950, 1), 1, 900),
-        (Limits(7, None, 1), 3, 10),
-        (Limits(80 * DAY, None, 1), 0, 80 * DAY),
-        (Limits(80 * DAY, None, 1), 1, 81 * DAY),
-        (Limits(80 * DAY, None, 1), DAY, 81 * DAY),
-        (Limits(80 * DAY, None, 1), DAY + 1, 82 * DAY),
+        (Limits(None, 1000, 60), 0, 2000),
+        (Limits(None, 9 * DAY, 60), 0, 10 * DAY),
+        (Limits(800, None, 1), 0, 1600),
+        (Limits(800, None, 1), 1, 1700),
+        (Limits(800, None, 1), 99, 1700),
+        (Limits(800, None, 1), 100, 1700),
+        (Limits(800, None, 1), 101, 1800),
+        (Limits(800, None, 2), 0, 1700),
+        (Limits(800, 825, 1), 1, 1650),
+        (Limits(800, 875, 1), 1, 1700),
+        (Limits(7, None, 1), 3, 17),
+        (Limits(80 * DAY, None, 1), 0, 81 * DAY),
+        (Limits(80 * DAY, None, 1), 1, 82 * DAY),
+        (Limits(80 * DAY, None, 1), DAY, 82 * DAY),
+        (Limits(80 * DAY, None, 1), DAY + 1, 83 * DAY),
     ],
 )
 def test_coarse_expiry_borders(limits, ago, expected):
-    """It moves by an eighth of the idle limit, or a day, from the start."""
+    """It moves by an eighth of the idle limit, or a day, from the start.
+
+    And it lies behind the end for as long again, or a day.
+    """
     expiry = limits.coarse_expiry(START, START + ago)
     assert expected == (None if expiry is None else expiry - START)
 
@@ -226,23 +230,24 @@ def test_p8_coarse_expiry_is_never_early(limits, age, unseen):
 @given(limits_of(idle=SECONDS), SECONDS)
 @quick
 def test_p8_coarse_expiry_is_hardly_late(limits, age):
-    """P8: a dead row is kept no longer than an eighth of the idle limit."""
+    """P8: a dead row is kept as long again, and no more than an eighth."""
     seen = START + age
     alone = Limits(limits.idle, None, limits.touch_interval)
     exact = seen + limits.idle + max(limits.touch_interval - 1, 0)
     assert alone.verdict(START, seen, exact - 1) == "active"
     assert alone.verdict(START, seen, exact) == "idle"
-    late = alone.coarse_expiry(START, seen) - exact
+    told = exact + min(limits.idle, DAY)
+    late = alone.coarse_expiry(START, seen) - told
     assert 0 <= late < limits.idle / 8 + 1
     assert late < DAY
-    assert limits.coarse_expiry(START, seen) <= exact + late
+    assert limits.coarse_expiry(START, seen) <= told + late
 
 
 @given(limits_of(idle=st.none(), absolute=SECONDS), SECONDS)
 @quick
 def test_coarse_expiry_of_the_total_length_is_exact(limits, age):
     """With the absolute limit alone it never moves."""
-    expected = START + limits.absolute
+    expected = START + limits.absolute + min(limits.absolute, DAY)
     assert expected == limits.coarse_expiry(START, START + age)
 
 
@@ -508,7 +513,7 @@ def test_touch_moves_the_expiry_when_that_is_near(make_limited):
         world.clock.pass_(60)
         browser.get("/get")
         moved.append(world.rows()[0].expires_at - START)
-    assert [800, 900, 1000, 1000] == moved
+    assert [1600, 1700, 1800, 1800] == moved
 
 
 def test_a_change_is_the_activity(make_limited):

@@ -50,6 +50,7 @@ def add_views(world):
             **session,
             "ended": session.ended,
             "left": session.time_left,
+            "profile": session.profile,
             "expires_in": session.expires_in,
         }
 
@@ -239,7 +240,8 @@ def test_who_is_gone_may_choose_another(world):
     browser.get("/use?profile=admin&a=1")
     world.execute(world.table.update().values(profile="gone"))
     browser.get("/use?profile=remember-me")
-    assert 30 * DAY == browser.get("/get").json["left"][0]
+    answer = browser.get("/get").json
+    assert (30 * DAY, "remember-me") == (answer["left"][0], answer["profile"])
 
 
 # -- a changed setting -------------------------------------------------

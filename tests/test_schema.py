@@ -407,7 +407,7 @@ def test_names(make_app, space, mode, name):
     assert 2 == world.store.count_dead(cutoffs=cutoffs)
     values = {"cutoffs": cutoffs, "after": -1, "most": 1}
     assert 1 == world.store.trim(**values)[0]
-    world.clock.pass_(9999)
+    world.clock.pass_(19999)
     cutoffs = older_than(START, now=world.clock.now)
     assert 1 == world.store.clean(cutoffs=cutoffs, most=9)
     assert [] == world.rows()

@@ -12,7 +12,7 @@ from typing import Any
 from pyramid.config import Configurator
 from pyramid.csrf import new_csrf_token
 from pyramid.exceptions import BadCSRFToken
-from pyramid.httpexceptions import HTTPFound
+from pyramid.httpexceptions import HTTPFound, HTTPNoContent
 from pyramid.request import Request
 from pyramid.router import Router
 from pyramid.view import exception_view_config, view_config
@@ -20,8 +20,24 @@ from sqlalchemy.engine import make_url
 
 from ..reading import PREFIX
 from ..tweens import REGISTRY_KEY
+from ..usersessions import Summary
 
 PAGE = "templates/home.jinja2"
+# Routes whose names are their paths.
+NAMES = (
+    "start",
+    "stay",
+    "login",
+    "logout",
+    "end-others",
+    "notes",
+    "clear",
+    "totals",
+)
+# The profile of administrators, as development.ini names it.
+ADMIN = "admin"
+# Seconds before the end at which the page warns, at most.
+EARLIEST_WARNING = 60
 LONGEST_NAME = 40
 LONGEST_NOTE = 200
 # Far below what max_data_size allows.
@@ -35,10 +51,11 @@ def main(global_config: dict[str, str], **settings: Any) -> Router:
     config.include("pyramid_limitedsession")
     # The token is kept in the session: that is Pyramid's default.
     config.set_default_csrf_options(require_csrf=True)
+    config.add_session_timeout_view("/session-timeout")
     config.add_static_view("static", "static")
     config.add_route("home", "/")
     config.add_route("increment", "/increment/{chain:[0-7]}")
-    for name in ("start", "login", "logout", "notes", "clear", "totals"):
+    for name in NAMES:
         config.add_route(name, f"/{name}")
     config.scan(__name__)
     return config.make_wsgi_app()
@@ -81,16 +98,37 @@ def refuse(request: Request) -> dict[str, Any]:
 
 def _page(request: Request) -> dict[str, Any]:
     factory = request.registry[REGISTRY_KEY]
-    limits = factory.settings.policy.limits
+    age = int(factory.clock()) - request.session.created
+    # To ask for a page is activity: what is left is all there is.
+    idle, absolute = left = request.session_time_left
     return {
         "session": request.session,
-        "age": int(factory.clock()) - request.session.created,
-        "idle_timeout": _in_words(limits.idle),
-        "absolute_timeout": _in_words(limits.absolute),
+        "age": age,
+        "left": left,
+        "idle_timeout": _in_words(idle),
+        "absolute_timeout": _in_words(
+            None if absolute is None else age + absolute
+        ),
+        "warn_at": _warn_at(idle),
+        "own_sessions": _own_sessions(request),
+        "has_admins": factory.settings.policy.profiles.is_known(ADMIN),
         "sqlite_file": _sqlite_file(request.registry.settings),
         "longest_name": LONGEST_NAME,
         "longest_note": LONGEST_NOTE,
     }
+
+
+def _warn_at(idle: int | None) -> int:
+    """Return the seconds before the end at which the page warns."""
+    if idle is None:
+        return EARLIEST_WARNING
+    return min(EARLIEST_WARNING, max(idle // 5, 1))
+
+
+def _own_sessions(request: Request) -> list[Summary]:
+    """Return the sessions of the visitor's name, none if he gave none."""
+    name = request.session.get("name")
+    return [] if name is None else request.user_sessions.list(name)
 
 
 def _in_words(seconds: int | None) -> str | None:
@@ -112,13 +150,17 @@ def _sqlite_file(settings: dict[str, str]) -> str | None:
 
 @view_config(route_name="login", request_method="POST")
 def log_in(request: Request) -> HTTPFound:
-    """Keep the visitor's name; a real application checks a password."""
+    """Keep the visitor's name; a real application checks a password.
+
+    It is the setting user_key that makes the session one of this user's.
+    """
     session = request.session
     name = _field(request, "name", LONGEST_NAME)
     if not name:
         session.flash("Please give a name.", "problem")
         return _back(request)
     session["name"] = name
+    session.use_profile(ADMIN if "is_admin" in request.POST else None)
     session.rotate()
     # Who knew the old token may have read the CSRF token with it.
     new_csrf_token(request)
@@ -139,6 +181,25 @@ def log_out(request: Request) -> HTTPFound:
     """
     request.session.invalidate()
     raise HTTPFound(request.route_path("home", _query={"out": "1"}))
+
+
+@view_config(route_name="end-others", request_method="POST")
+def end_others(request: Request) -> HTTPFound:
+    """End the sessions that the visitor has in other browsers."""
+    session = request.session
+    if "name" in session:
+        request.user_sessions.end_all(session["name"])
+        session.flash("You are signed out everywhere else.")
+    return _back(request)
+
+
+@view_config(route_name="stay", request_method="POST")
+def stay(request: Request) -> HTTPNoContent:
+    """Be activity, and nothing else.
+
+    Like every POST here it looks into the session, for the CSRF token.
+    """
+    return HTTPNoContent()
 
 
 @view_config(route_name="notes", request_method="POST")
@@ -164,7 +225,12 @@ def clear_notes(request: Request) -> HTTPFound:
 
 
 def _field(request: Request, name: str, longest: int) -> str:
-    return str(request.POST.get(name, "")).strip()[:longest]
+    """Return a text, without characters that no keyboard types.
+
+    A name is kept in a column, and not every character can be.
+    """
+    given = str(request.POST.get(name, ""))
+    return "".join(filter(str.isprintable, given)).strip()[:longest]
 
 
 def _back(request: Request) -> HTTPFound:
@@ -184,11 +250,8 @@ def increment(request: Request) -> dict[str, int]:
 
 
 @view_config(route_name="totals", renderer="json", http_cache=0)
-def totals(request: Request) -> dict[str, int | None]:
-    """Return the sum of the counters, and the seconds that are left."""
+def totals(request: Request) -> dict[str, int]:
+    """Return the sum of the counters."""
     session = request.session
     keys = [key for key in session if key.startswith("counter_")]
-    return {
-        "total": sum(session[key] for key in keys),
-        "expires_in": session.expires_in,
-    }
+    return {"total": sum(session[key] for key in keys)}
