@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from .dberrors import translated
+from .limits import CLOCK_SKEW
 from .statements import Statements
 from .store import Record
 from .tokens import Secret
@@ -144,6 +145,7 @@ def _change(record: Record, old: Record) -> dict[str, Any]:
 
 
 def _activity(seen: int, expires: int | None, old: Record) -> dict[str, Any]:
-    # Equal to no row's where nothing goes back.
-    ahead = old.seen if (old.seen or 0) > seen else None
+    # NULL is equal to no row's: nothing goes back.
+    is_ahead = (old.seen or 0) > seen + CLOCK_SKEW
+    ahead = old.seen if is_ahead else None
     return {"seen": seen, "ahead": ahead, "new_expires": expires}

@@ -72,7 +72,8 @@ class Work(Protocol):
         Compare-and-swap: return False, and change nothing, when no row has
         the old one's id, key and version, or it is revoked. ``record.key``
         becomes the row's key. The last activity moves back only from what
-        it was in the old one.
+        it was in the old one, if that is further ahead of the record's than
+        the clocks of two hosts differ.
         """
 
     def replace(self, record: Record, *, old: Record) -> None:
@@ -85,7 +86,8 @@ class Work(Protocol):
         """Move the last activity forward, never back; the version stays.
 
         Return False if the row is gone or revoked, or has another key.
-        Back it moves only from what it is in the record.
+        Back it moves only from what it is in the record, if that is further
+        ahead than the clocks of two hosts differ.
         """
 
     def of_user(self, user: str) -> list[Record]:
