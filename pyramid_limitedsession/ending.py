@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .readers import LARGEST_BATCH
 from .store import Record, Work
 
 # A tombstone tells its browser why for at most so long; seconds.
@@ -83,15 +82,11 @@ def revoke(
     two sessions that end each other, one waits for the other. Whose user is
     another one by then is left alone.
     """
-    for start in range(0, len(found), LARGEST_BATCH):
-        users = {
-            record.id: record.user
-            for record in found[start : start + LARGEST_BATCH]
-        }
-        ids = [
-            record.id
-            for record in work.lock_all(users)
-            if record.user == users[record.id]
-        ]
-        if ids:
-            work.revoke(ids, reason=reason, until=now + _TOMBSTONE)
+    users = {record.id: record.user for record in found}
+    ids = [
+        record.id
+        for record in work.lock_all(users)
+        if record.user == users[record.id]
+    ]
+    if ids:
+        work.revoke(ids, reason=reason, until=now + _TOMBSTONE)

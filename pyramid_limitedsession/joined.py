@@ -193,7 +193,7 @@ class MiddlewareWork(SqlWork):
 
     def lock_all(self, ids: Iterable[int]) -> list[Record]:
         """See `Work`. Without a lock, which `revoke` would wait for."""
-        return self._all(self._sql.read_all, {"ids": list(ids)})
+        return self._each(self._sql.read_all, ids)
 
     def _for_good(self, act: Callable[[SqlWork], None]) -> None:
         if not self._store.commits_last:

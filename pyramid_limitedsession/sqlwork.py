@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from .dberrors import translated
 from .limits import CLOCK_SKEW
+from .readers import LARGEST_BATCH
 from .statements import Statements
 from .store import Record
 from .tokens import Secret
@@ -100,22 +101,23 @@ class SqlWork:
 
     def lock_all(self, ids: Iterable[int]) -> list[Record]:
         """See `Work`."""
-        return self._all(self._sql.lock_all, {"ids": list(ids)})
+        return self._each(self._sql.lock_all, ids)
+
+    def _each(self, statement: Any, ids: Iterable[int]) -> list[Record]:
+        return [
+            record
+            for batch in _batches(ids)
+            for record in self._all(statement, {"ids": batch})
+        ]
 
     def _all(self, statement: Any, values: dict[str, Any]) -> list[Record]:
         return [Record(*row) for row in self._run(statement, values).all()]
 
     def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
         """See `Work`."""
-        self._run(
-            self._sql.revoke,
-            {
-                "ids": list(ids),
-                "reason": reason,
-                "no_data": Secret(""),
-                "until": until,
-            },
-        )
+        values = {"reason": reason, "no_data": Secret(""), "until": until}
+        for batch in _batches(ids):
+            self._run(self._sql.revoke, values | {"ids": batch})
 
     def commit(self) -> None:
         """See `Work`."""
@@ -128,6 +130,12 @@ class SqlWork:
 
 def _record(row: Any) -> Record | None:
     return None if row is None else Record(*row)
+
+
+def _batches(ids: Iterable[int]) -> list[list[int]]:
+    ids = list(ids)
+    starts = range(0, len(ids), LARGEST_BATCH)
+    return [ids[start : start + LARGEST_BATCH] for start in starts]
 
 
 def _same(record: Record) -> dict[str, Any]:

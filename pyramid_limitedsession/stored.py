@@ -27,6 +27,7 @@ class Stored:
     :ivar resend: it needs its token anew, with another ``Max-Age``.
     :ivar now: the time of the first look: by an earlier one, what others do
         until then would be ahead.
+    :ivar ends_token: this request has ended what the token stood for.
     :ivar has_signed_in: it became a user's session in this request.
     """
 
@@ -84,7 +85,7 @@ class Stored:
 
     # -- what its browser needs ----------------------------------------
 
-    def ends(self, *, is_passive: bool) -> bool:
+    def is_token_dead(self, *, is_passive: bool) -> bool:
         """Say whether the browser is to forget its token.
 
         A passive request leaves it to the next one, which can tell the

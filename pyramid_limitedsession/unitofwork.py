@@ -108,7 +108,8 @@ class Unit:
     def forget_token(self) -> bool:
         """The browser's token is dead, and that is certain."""
         is_passive = self._is_passive()
-        return self.stored.ends(is_passive=is_passive) and not self._ends
+        is_dead = self.stored.is_token_dead(is_passive=is_passive)
+        return is_dead and not self._ends
 
     @property
     def is_joined(self) -> bool:
