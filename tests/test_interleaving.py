@@ -30,7 +30,7 @@ from tests.interleaving.player import PAUSES, SETTINGS, Player, configure
 from tests.interleaving.spec import TOUCH, Row
 from tests.interleaving.stage import Stage
 
-EXAMPLES = {"sqlite": 30, "postgresql": 15, "mariadb": 15}
+EXAMPLES = {"sqlite": 20, "postgresql": 10, "mariadb": 10}
 MOST_AT_ONCE = 3
 LONGER = os.environ.get("INTERLEAVING_EXAMPLES")
 PHASES = [

@@ -272,8 +272,9 @@ def test_the_list_is_of_live_sessions_the_last_used_first(world):
         (["ann"], None),
     ],
 )
-def test_who_is_a_user(world, value, name):
+def test_who_is_a_user(make_ended, database, value, name):
     """A text or an integer names one; byte by byte, on every database."""
+    world = make_ended(database)
 
     @world.on("put")
     def _(request):

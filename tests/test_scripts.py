@@ -280,6 +280,7 @@ def test_init_where_the_start_makes_the_table(bare, make_ini):
     assert exists(bare)
 
 
+@pytest.mark.parametrize("mode", ["joined"])
 def test_init_in_a_process(bare, make_ini):
     """As a real process pls-init does the same, with nothing on stderr."""
     code, out, err = make_ini(bare).run("pls-init")
@@ -489,6 +490,7 @@ def test_trim_goes_on_behind_a_batch_that_survives(world):
 # -- pls-trim: as a process ------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", ["separate"])
 def test_trim_prints_one_line(world, make_ini):
     """Without a terminal there is one line on stdout and nothing else."""
     put(world, *[(DEAD, DEAD)] * 3, (START, START))
@@ -612,6 +614,7 @@ def _down(lite, make_ini, database, mode):
     return ini.write(limited__sqlalchemy__url=DOWN[database])
 
 
+@pytest.mark.parametrize("mode", ["joined"])
 def test_a_database_that_is_down(name, down):
     """It is told in a sentence, with code 1 and without the password."""
     code, out, err = down.run(name)

@@ -869,7 +869,7 @@ def test_p2_p4_a_browser_sees_what_a_dict_would_hold(of_mode):
     run_state_machine_as_test(
         lambda: Browser(of_mode),
         settings=settings(
-            max_examples=25,
+            max_examples=15,
             stateful_step_count=15,
             deadline=None,
             database=None,
