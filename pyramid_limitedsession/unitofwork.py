@@ -239,16 +239,16 @@ class Unit:
     # -- outcome -------------------------------------------------------
 
     def committed(
-        self, plan: Plan | None, result: Result, *, alone: bool = False
+        self, plan: Plan | None, result: Result, *, is_alone: bool = False
     ) -> None:
         """Take what a plan has written as the session's state.
 
-        ``alone``: not in the request's own transaction.
+        ``is_alone``: not in the request's own transaction.
         """
         self._part = None
         self._discarded.clear()
         if plan is not None:
-            is_unsure = self.place.enlist is not None and not alone
+            is_unsure = self.place.enlist is not None and not is_alone
             self._ends.carried_out(
                 plan.ends, plan.revocations, is_unsure=is_unsure
             )
@@ -340,7 +340,7 @@ class Unit:
         plan = self.plan()
         if plan is not None:
             result = alone.save(self.place.store, plan)
-            self.committed(plan, result, alone=True)
+            self.committed(plan, result, is_alone=True)
 
     def _revoke_again(self) -> None:
         unsure, self._ends.unsure = self._ends.unsure, ()
