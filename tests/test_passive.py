@@ -7,6 +7,7 @@ from pyramid.exceptions import ConfigurationError, URLDecodeError
 from pyramid.httpexceptions import HTTPForbidden
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.view import render_view
 
 from tests.apps import START, cookie_of
 from tests.threads import same_session
@@ -389,4 +390,28 @@ def test_the_view_option_true_changes_nothing(make_world):
     browser.get("/set?a=1")
     world.clock.pass_(30)
     browser.get("/views/on")
+    assert 30 == seen(world)
+
+
+def test_a_part_of_a_page_does_not_decide_for_it(make_world):
+    """A passive view that a page renders as a part leaves the page active."""
+
+    def configure(config):
+        config.add_view(
+            lambda request: Response("part"),
+            name="part",
+            session_activity=False,
+        )
+
+    world = add_views(make_world(settings=SETTINGS, configure=configure))
+
+    @world.on("page")
+    def _(request):
+        part = render_view(request.context, request, "part")
+        return [part.decode(), dict(request.session)]
+
+    browser = world.browser()
+    browser.get("/set?a=1")
+    world.clock.pass_(30)
+    assert ["part", {"a": "1"}] == browser.get("/page").json
     assert 30 == seen(world)

@@ -306,6 +306,51 @@ def test_p2_profiles_of_parallel_requests(
     assert '"a":"1"' in row.data
 
 
+def test_a_late_touch_leaves_the_other_s_limits(world):
+    """A request that only read knows nothing of the profile chosen meanwhile.
+
+    When cleaning may look at the row follows from the new one.
+    """
+    browser = world.browser()
+    browser.get("/use?profile=remember-me&a=1")
+    (other,) = same_session(world, browser, 1)
+    world.clock.pass_(60)
+
+    @world.on("slow")
+    def _(request):
+        assert request.session["a"] == "1"
+        world.clock.pass_(-1)
+        other.get("/use?profile=admin")
+        world.clock.pass_(1)
+        return {}
+
+    browser.get("/slow")
+    (row,) = world.rows()
+    assert row.profile == "admin"
+    limits = world.factory.settings.policy.profiles.of("admin").limits
+    expected = limits.coarse_expiry(row.created_at, row.updated_at - 1)
+    assert expected == row.expires_at
+
+
+def test_max_age_is_that_of_the_row(make_profiled):
+    """Overwritten with ``on_conflict``, the content has the row's profile."""
+    world = make_profiled(settings={f"{PREFIX}on_conflict": "overwrite"})
+    browser = world.browser()
+    browser.get("/set?a=1")
+    (other,) = same_session(world, browser, 1)
+
+    @world.on("slow")
+    def _(request):
+        assert request.session["a"] == "1"
+        other.get("/use?profile=remember-me")
+        request.session["b"] = "2"
+        return {}
+
+    (cookie,) = cookie_of(browser.get("/slow"))
+    assert f"Max-Age={30 * DAY};" in cookie
+    assert ["remember-me"] == [row.profile for row in world.rows()]
+
+
 # -- the transaction decides -------------------------------------------
 
 

@@ -773,3 +773,19 @@ def test_meanings_are_sentences(option):
     """Each meaning is a sentence in one line."""
     assert option.meaning.endswith(".")
     assert "\n" not in option.meaning
+
+
+def test_p10_limits_of_the_expiry_tween_need_the_tween(tmp_path):
+    """P10: limits that nobody enforces do not start; with it they do."""
+    given = {
+        "limitedsession.sqlalchemy.url": f"sqlite:///{tmp_path}/x.sqlite",
+        "limitedsession.expiry.idle_timeout": "30m",
+    }
+    with pytest.raises(ConfigurationError) as caught:
+        _start(given)
+    assert str(caught.value) == (
+        "limitedsession.expiry.idle_timeout has no effect, because this "
+        "application does not include pyramid_limitedsession.expiry; "
+        "sessions of this package are limited by limitedsession.idle_timeout"
+    )
+    _start(given, lambda c: c.include("pyramid_limitedsession.expiry"))
