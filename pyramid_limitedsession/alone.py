@@ -6,8 +6,6 @@ On connections of the store's own, once the outcome is known.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from .ending import Revocation, revoke, to_revoke
@@ -15,26 +13,15 @@ from .limits import moved
 from .loading import is_alive
 from .saving import Plan, Result
 from .settings import Policy
-from .store import Record, Store, Work
+from .store import Record, Store, Work, transaction_of
 
 log = logging.getLogger(__name__)
 
 
 def save(store: Store, plan: Plan) -> Result:
     """Execute a plan in a transaction of its own."""
-    with _transaction(store) as work:
+    with transaction_of(store) as work:
         return plan.execute(work)
-
-
-@contextmanager
-def _transaction(store: Store) -> Iterator[Work]:
-    work = store.begin()
-    try:
-        yield work
-    except BaseException:
-        work.rollback()
-        raise
-    work.commit()
 
 
 def touch(
@@ -64,7 +51,7 @@ def revoke_all(
     now: int,
 ) -> None:
     """Revoke what is there now; ``own`` is the request's own row."""
-    with _transaction(store) as work:
+    with transaction_of(store) as work:
         found = to_revoke(work, revocations, own)
         revoke(work, found, "revoked", now)
 
@@ -79,7 +66,7 @@ def end_oldest(store: Store, policy: Policy, record: Record, now: int) -> None:
     if record.user is None or policy.max_sessions_per_user is None:
         return
     try:
-        with _transaction(store) as work:
+        with transaction_of(store) as work:
             found = _too_many(work, policy, record, now)
             revoke(work, found, "limit", now)
     except Exception:

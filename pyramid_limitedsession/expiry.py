@@ -27,7 +27,7 @@ from pyramid.tweens import EXCVIEW, INGRESS
 from zope.interface import implementer
 
 from .events import Ended, refused
-from .expirysettings import read_limits, read_passive, refuse_others
+from .expirysettings import read_expiry_settings
 from .limits import RESERVED, Limits, TimeLeft, moved
 from .reading import parts_of
 from .settings import read_settings
@@ -72,13 +72,13 @@ def includeme(config: Configurator) -> None:
 
     def register() -> None:
         given = config.registry.settings
-        if "sessions" in parts:
+        is_alone = "sessions" not in parts
+        if not is_alone:
             # Its settings and ours are wrong in one message.
             read_settings(given)
-        else:
-            refuse_others(given)
-        config.registry[REGISTRY_KEY] = Expiry(read_limits(given))
-        config.registry[PASSIVE_PATHS] = read_passive(given)
+        limits, passive = read_expiry_settings(given, is_alone=is_alone)
+        config.registry[REGISTRY_KEY] = Expiry(limits)
+        config.registry[PASSIVE_PATHS] = passive
 
     config.add_subscriber(_start, ApplicationCreated)
     config.action(None, register, order=PHASE1_CONFIG)

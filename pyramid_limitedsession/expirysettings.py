@@ -13,82 +13,54 @@ from .reading import (
     read_options,
     refuse_if,
     settings_below,
+    unknown,
 )
 
 _PASSIVE = "passive"
 
 
-def refuse_others(given: Mapping[str, Any]) -> None:
-    """Refuse keys that only the rest of this package would understand.
+def read_expiry_settings(
+    given: Mapping[str, Any], *, is_alone: bool
+) -> tuple[Limits, tuple[str, ...]]:
+    """Return the limits, and the paths whose requests are passive.
 
-    For applications that do not include it. Wrong values are told with
-    them, so that all wrong keys are in one message.
+    The touch interval follows limited_sessions: five minutes if the idle
+    timeout is longer than ten, ten seconds otherwise; a second where it is
+    not even that.
+
+    Args:
+        given: the application's settings.
+        is_alone: the rest of this package is not included: keys that only
+            it would understand are unknown.
 
     Raises:
         ConfigurationError: names every wrong or unknown key.
     """
     ours = settings_below(PREFIX, given)
-    known = {f"{EXPIRY}{option.name}" for option in EXPIRY_OPTIONS}
-    problems = [
-        _unknown(name)
-        for name in ours
-        if name not in known and name != _PASSIVE
-    ]
-    _read_limits(ours, problems)
-    _read_passive(ours, problems)
-    refuse_if(problems)
-
-
-def read_limits(given: Mapping[str, Any]) -> Limits:
-    """Return the limits that the settings name.
-
-    The touch interval follows limited_sessions: five minutes if the idle
-    timeout is longer than ten, ten seconds otherwise; a second where it is
-    not even that.
-    """
-    problems: list[str] = []
-    limits = _read_limits(settings_below(PREFIX, given), problems)
-    refuse_if(problems)
-    return limits
-
-
-def read_passive(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the patterns of paths whose requests count as no activity."""
-    problems: list[str] = []
-    patterns = _read_passive(settings_below(PREFIX, given), problems)
-    refuse_if(problems)
-    return patterns
-
-
-def _unknown(name: str) -> str:
-    if name.startswith(EXPIRY):
-        near = nearest(name[len(EXPIRY) :], EXPIRY_OPTIONS)
-        return (
-            f"{PREFIX}{name} is not a setting; did you mean "
-            f"{PREFIX}{EXPIRY}{near}?"
-        )
-    return (
-        f"{PREFIX}{name} is no setting of pyramid_limitedsession.expiry, and "
-        "this application does not include pyramid_limitedsession; did you "
-        f"mean {PREFIX}{EXPIRY}{nearest(name, EXPIRY_OPTIONS)}?"
-    )
-
-
-def _read_limits(ours: Mapping[str, Any], problems: list[str]) -> Limits:
+    problems = _unknown(ours) if is_alone else []
     values = read_options(
         EXPIRY_OPTIONS, settings_below(EXPIRY, ours), EXPIRY, problems
     )
+    options = [option for option in OPTIONS if option.name == _PASSIVE]
+    passive = read_options(options, ours, "", problems)[_PASSIVE]
+    refuse_if(problems)
     idle = values["idle_timeout"]
     touch = 300 if idle is None or idle > 600 else 10
     if idle is not None and idle <= touch:
         touch = 1
-    return Limits(idle, values["absolute_timeout"], touch)
+    return Limits(idle, values["absolute_timeout"], touch), passive
 
 
-def _read_passive(
-    ours: Mapping[str, Any], problems: list[str]
-) -> tuple[str, ...]:
-    options = [option for option in OPTIONS if option.name == _PASSIVE]
-    values = read_options(options, ours, PREFIX, problems)
-    patterns: tuple[str, ...] = values[_PASSIVE]
-    return patterns
+def _unknown(ours: Mapping[str, Any]) -> list[str]:
+    known = {f"{EXPIRY}{option.name}" for option in EXPIRY_OPTIONS}
+    return [
+        unknown(name, EXPIRY_OPTIONS, EXPIRY)
+        if name.startswith(EXPIRY)
+        else (
+            f"{PREFIX}{name} is no setting of pyramid_limitedsession.expiry, "
+            "and this application does not include pyramid_limitedsession; "
+            f"did you mean {PREFIX}{EXPIRY}{nearest(name, EXPIRY_OPTIONS)}?"
+        )
+        for name in ours
+        if name not in known and name != _PASSIVE
+    ]

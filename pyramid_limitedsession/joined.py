@@ -26,7 +26,7 @@ from .engines import is_in_memory, make_engine_like, with_options_of
 from .limits import Cutoffs
 from .sqlstore import SqlStore
 from .sqlwork import SqlWork
-from .store import Record
+from .store import Record, Work, transaction_of
 
 
 class JoinedStores:
@@ -195,7 +195,7 @@ class MiddlewareWork(SqlWork):
         """See `Work`. Without a lock, which `revoke` would wait for."""
         return self._each(self._sql.read_all, ids)
 
-    def _for_good(self, act: Callable[[SqlWork], None]) -> None:
+    def _for_good(self, act: Callable[[Work], None]) -> None:
         if not self._store.commits_last:
             self._do_alone(act)
             return
@@ -209,14 +209,9 @@ class MiddlewareWork(SqlWork):
         self._transaction.addAfterAbortHook(ended)
         self._transaction.addAfterCommitHook(ended)
 
-    def _do_alone(self, act: Callable[[SqlWork], None]) -> None:
-        work = self._store.begin()
-        try:
+    def _do_alone(self, act: Callable[[Work], None]) -> None:
+        with transaction_of(self._store) as work:
             act(work)
-        except BaseException:
-            work.rollback()
-            raise
-        work.commit()
 
 
 class MiddlewareStore(EnlistedStore):

@@ -33,3 +33,7 @@ class Place:
     join: Callable[[Any], Part | None]
     enlist: Callable[[], Work] | None = None
     reader: Callable[[], Work | None] = lambda: None
+
+    def to_read(self) -> Store | Work:
+        """Return what to read with."""
+        return self.reader() or self.store

@@ -44,16 +44,17 @@ def read_options(
     prefix: str,
     problems: list[str],
 ) -> dict[str, Any]:
-    """Return the values of options; wrong ones are added to the problems."""
-    if prefix != PREFIX:
-        prefix = PREFIX + prefix
+    """Return the values of options; wrong ones are added to the problems.
+
+    ``prefix`` is what stands before their names, behind our own prefix.
+    """
     values = {}
     for option in options:
         value = given.get(option.name, option.default)
         try:
             values[option.name] = option.read(_as_text(option, value))
         except Exception:
-            problems.append(_wrong(prefix, option, value))
+            problems.append(_wrong(PREFIX + prefix, option, value))
             values[option.name] = _default(option)
     return values
 
@@ -73,6 +74,12 @@ def nearest(name: str, options: Iterable[Option]) -> str:
     near = [known for known in names if known.endswith(ends)]
     near += difflib.get_close_matches(name, names, 1, cutoff=0.0)
     return near[0] if near else names[0]
+
+
+def unknown(name: str, options: Iterable[Option], start: str = "") -> str:
+    """Return what is told of a key that is no option below ``start``."""
+    near = start + nearest(name[len(start) :], options)
+    return f"{PREFIX}{name} is not a setting; did you mean {PREFIX}{near}?"
 
 
 def _as_text(option: Option, given: Any) -> str:

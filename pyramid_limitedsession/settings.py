@@ -21,11 +21,11 @@ from .profiles import Profile, Profiles
 from .readers import read_profile_name
 from .reading import (
     PREFIX,
-    nearest,
     plain,
     read_options,
     refuse_if,
     settings_below,
+    unknown,
 )
 from .serializers import SERIALIZERS, Serializer
 
@@ -95,7 +95,7 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     """
     ours = settings_below(PREFIX, given)
     problems = _unknown(ours)
-    values = read_options(OPTIONS, ours, PREFIX, problems)
+    values = read_options(OPTIONS, ours, "", problems)
     read_options(
         EXPIRY_OPTIONS, settings_below(EXPIRY, ours), EXPIRY, problems
     )
@@ -126,19 +126,19 @@ def _read_profiles(
                 f"this name, {name or last!r}; say it like 'remember-me'"
             )
             continue
-        if not name or last not in known:
-            meant = f"{name}.{nearest(last, PROFILE_OPTIONS)}"
-            if not name:
-                meant = f"NAME.{last}" if last in known else f"{last}.{_FIRST}"
+        start = f"{PROFILE}{name}."
+        if name and last not in known:
+            problems.append(unknown(PROFILE + key, PROFILE_OPTIONS, start))
+            continue
+        if not name:
+            meant = f"NAME.{last}" if last in known else f"{last}.{_FIRST}"
             problems.append(
                 f"{PREFIX}{PROFILE}{key} is not a setting; did you mean "
                 f"{PREFIX}{PROFILE}{meant}?"
             )
             continue
         profile = profiles.setdefault(name, {})
-        profile |= read_options(
-            [known[last]], {last: value}, f"{PROFILE}{name}.", problems
-        )
+        profile |= read_options([known[last]], {last: value}, start, problems)
     return profiles
 
 
@@ -152,13 +152,10 @@ def _unknown(ours: Mapping[str, Any]) -> list[str]:
     for name in ours:
         if name in known or name.startswith((ENGINE_PREFIX, PROFILE)):
             continue
-        is_expiry = name.startswith(EXPIRY)
-        start, options = (
-            (EXPIRY, EXPIRY_OPTIONS) if is_expiry else ("", OPTIONS)
-        )
-        near = start + nearest(name[len(start) :], options)
         problems.append(
-            f"{PREFIX}{name} is not a setting; did you mean {PREFIX}{near}?"
+            unknown(name, EXPIRY_OPTIONS, EXPIRY)
+            if name.startswith(EXPIRY)
+            else unknown(name, OPTIONS)
         )
     return problems
 

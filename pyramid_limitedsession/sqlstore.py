@@ -22,7 +22,7 @@ from .limits import Cutoffs
 from .readers import LARGEST_BATCH
 from .sqlwork import SqlWork
 from .statements import Statements
-from .store import Record
+from .store import Record, transaction_of
 from .waits import alone, begin_text
 
 log = logging.getLogger(__name__)
@@ -65,14 +65,8 @@ class SqlStore:
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """See `Store`."""
         # In a transaction, because there its wait for a lock ends.
-        work = self.begin()
-        try:
-            is_alive = work.touch(record, seen=seen, expires=expires)
-        except BaseException:
-            work.rollback()
-            raise
-        work.commit()
-        return is_alive
+        with transaction_of(self) as work:
+            return work.touch(record, seen=seen, expires=expires)
 
     def begin(self) -> SqlWork:
         """See `Store`."""

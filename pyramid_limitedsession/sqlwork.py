@@ -111,7 +111,9 @@ class SqlWork:
         ]
 
     def _all(self, statement: Any, values: dict[str, Any]) -> list[Record]:
-        return [Record(*row) for row in self._run(statement, values).all()]
+        with translated(self._sql.table.fullname):
+            rows = self._connection.execute(statement, values).all()
+        return [Record(*row) for row in rows]
 
     def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
         """See `Work`."""

@@ -5,7 +5,8 @@ The docstrings of `Store` and `Work` are their specification.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -146,6 +147,18 @@ class Store(Protocol):
         Does nothing, without waiting, while somebody else cleans. Rows
         that were touched meanwhile survive.
         """
+
+
+@contextmanager
+def transaction_of(store: Store) -> Iterator[Work]:
+    """Yield a work that is committed at the end, rolled back on errors."""
+    work = store.begin()
+    try:
+        yield work
+    except BaseException:
+        work.rollback()
+        raise
+    work.commit()
 
 
 def merge(

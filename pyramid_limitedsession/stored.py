@@ -100,16 +100,14 @@ class Stored:
     @property
     def max_age(self) -> int | None:
         """``Max-Age`` of a cookie that is sent now."""
-        name = self.record.profile if self.record else None
-        profile = self._policy.profiles.of(name)
+        profile = self._policy.profiles.of(self.profile)
         return profile.max_age(self.created, self.seen, self.now)
 
     # -- what it says --------------------------------------------------
 
     def draft(self) -> Draft:
         """Return the content as it is stored, for changes."""
-        profile = self.record.profile if self.record else None
-        return Draft(self.content(), profile=profile)
+        return Draft(self.content(), profile=self.profile)
 
     def content(self) -> dict[str, Any]:
         """Return the content as it is stored."""
@@ -121,6 +119,11 @@ class Stored:
     def is_new(self) -> bool:
         """No row is stored for this session."""
         return self.record is None
+
+    @property
+    def profile(self) -> str | None:
+        """The name of the limits that are stored, None for the default."""
+        return self.record.profile if self.record else None
 
     @property
     def created(self) -> int:

@@ -133,9 +133,8 @@ class Unit:
         """Let the limits of this profile hold; None: the default ones."""
         self.policy.profiles.require(name)
         self.open()
-        record = self.stored.record
         self._draft.profile = name
-        self._draft.reprofiled = name != (record.profile if record else None)
+        self._draft.reprofiled = name != self.stored.profile
 
     def clear(self) -> None:
         """Empty the content, also of keys that others add meanwhile."""
@@ -183,15 +182,14 @@ class Unit:
             raise self.failure
         self.stored.now = self._clock()
         try:
-            read = (self.place.reader() or self.place.store).load
+            read = self.place.to_read().load
             found = find(self.policy, read, self.stored.token, self.stored.now)
         except Exception as error:
             self.failure = error
             raise
         self.looked = True
         self.stored.take_found(found, was_found=self._was_found)
-        profile = found.record.profile if found.record else None
-        self._draft = Draft(found.content, profile=profile)
+        self._draft = Draft(found.content, profile=self.stored.profile)
         if found.ended is not None:
             self._tell(found.ended)
 

@@ -51,7 +51,7 @@ class UserSessions:
         """
         unit = self._unit()
         own = unit.known().record
-        read = (unit.place.reader() or unit.place.store).of_user
+        read = unit.place.to_read().of_user
         found = [
             Summary(
                 id=record.id,
