@@ -44,11 +44,6 @@ class Policy:
     user_key: str | None
     max_sessions_per_user: int | None
 
-    @property
-    def limits(self) -> Limits:
-        """The limits of sessions without a profile."""
-        return self.profiles.default.limits
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -145,6 +145,25 @@ def _make_world(databases, run_name, clock):
         world.close()
 
 
+@pytest.fixture(name="make_world_with")
+def _make_world_with(make_world):
+    """Return a function of settings and views that returns a maker.
+
+    It makes worlds that all have these, on any database in any mode.
+    """
+
+    def with_(base, add_views):
+        def make(database="sqlite", mode="separate", **options):
+            settings = base | options.pop("settings", {})
+            return add_views(
+                make_world(database, mode, settings=settings, **options)
+            )
+
+        return make
+
+    return with_
+
+
 @pytest.fixture(name="database", params=DATABASES)
 def _database(request):
     return request.param

@@ -762,7 +762,7 @@ def test_python_values_of_settings():
             "limitedsession.sqlalchemy.url": url,
         }
     )
-    assert settings.policy.limits.idle is None
+    assert settings.policy.profiles.default.limits.idle is None
     assert "postgresql://u:secret@h/d" == settings.url
     assert "secret" not in repr(settings)
     assert read_settings({"limitedsession.sqlalchemy.url": None}).url is None

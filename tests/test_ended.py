@@ -14,21 +14,13 @@ from pyramid_limitedsession import (
 from tests.apps import cookie_of
 from tests.signed import SETTINGS, add_views, signed_in
 
-DAY = 86400
 REASONS = ("idle", "absolute", "revoked", "limit", "unreadable")
 
 
 @pytest.fixture(name="make_ended")
-def _make_ended(make_world):
+def _make_ended(make_world_with):
     """Return a function that makes worlds whose sessions have users."""
-
-    def make(database="sqlite", mode="separate", **options):
-        settings = SETTINGS | options.pop("settings", {})
-        return add_views(
-            make_world(database, mode, settings=settings, **options)
-        )
-
-    return make
+    return make_world_with(SETTINGS, add_views)
 
 
 @pytest.fixture(name="world")

@@ -58,16 +58,9 @@ def add_views(world):
 
 
 @pytest.fixture(name="make_profiled")
-def _make_profiled(make_world):
+def _make_profiled(make_world_with):
     """Return a function that makes worlds with profiles."""
-
-    def make(database="sqlite", mode="separate", **options):
-        settings = SETTINGS | options.pop("settings", {})
-        return add_views(
-            make_world(database, mode, settings=settings, **options)
-        )
-
-    return make
+    return make_world_with(SETTINGS, add_views)
 
 
 @pytest.fixture(name="world")

@@ -22,16 +22,9 @@ DAY = 86400
 
 
 @pytest.fixture(name="make_ended")
-def _make_ended(make_world):
+def _make_ended(make_world_with):
     """Return a function that makes worlds whose sessions have users."""
-
-    def make(database="sqlite", mode="separate", **options):
-        settings = SETTINGS | options.pop("settings", {})
-        return add_views(
-            make_world(database, mode, settings=settings, **options)
-        )
-
-    return make
+    return make_world_with(SETTINGS, add_views)
 
 
 @pytest.fixture(name="world")

@@ -21,6 +21,8 @@ DEFAULTS = {option.name: option.default for option in OPTIONS} | {
     f"expiry.{option.name}": option.default for option in EXPIRY_OPTIONS
 }
 HOUR = 3600
+# Our own idle limit; the tween has one of its own.
+OFF = {"idle_timeout": "none"}
 
 
 def rows():
@@ -60,12 +62,17 @@ def test_every_row_has_a_test():
 
 
 @pytest.fixture(name="make_rails")
-def _make_rails(make_world):
+def _make_rails(make_world, clock):
     """Return a function that makes a world with these settings."""
+
+    def configure(config):
+        config.include("pyramid_limitedsession.expiry")
+        config.set_expiry_clock(clock)
 
     def make(**given):
         world = make_world(
-            settings={f"limitedsession.{k}": v for k, v in given.items()}
+            settings={f"limitedsession.{k}": v for k, v in given.items()},
+            configure=configure,
         )
 
         @world.on("set")
@@ -75,7 +82,7 @@ def _make_rails(make_world):
 
         @world.on("get")
         def _(request):
-            return [dict(request.session), request.session.ended]
+            return [dict(request.session), request.session_ended]
 
         return world
 
@@ -97,10 +104,19 @@ def over_after(make_rails, seconds, **given):
     return browser.get("/get").json[1]
 
 
-def expiry_is_tested_elsewhere(make_rails):
-    """The tween has tests of its own; here that the keys are known."""
-    for name in ("idle_timeout", "absolute_timeout"):
-        read_settings({f"limitedsession.expiry.{name}": "30m"})
+def tween_recent_activity(make_rails):
+    """Off by default; ends a session of any kind, with its grace."""
+    assert over_after(make_rails, 99 * HOUR, **OFF) is None
+    given = OFF | {"expiry.idle_timeout": "30m"}
+    assert over_after(make_rails, 1800 + 298, **given) is None
+    assert over_after(make_rails, 1800 + 299, **given) == "idle"
+
+
+def tween_max_session(make_rails):
+    """Off by default; ends a session of any kind on its second."""
+    given = OFF | {"expiry.absolute_timeout": "30m"}
+    assert over_after(make_rails, 1799, **given) is None
+    assert over_after(make_rails, 1800, **given) == "absolute"
 
 
 def recent_activity(make_rails):
@@ -185,8 +201,8 @@ def serializer(make_rails):
 
 
 BY_SETTING = {
-    "LS Expiry ``recent_activity``": expiry_is_tested_elsewhere,
-    "LS Expiry ``max_session``": expiry_is_tested_elsewhere,
+    "LS Expiry ``recent_activity``": tween_recent_activity,
+    "LS Expiry ``max_session``": tween_max_session,
     "LS ``recent_activity``": recent_activity,
     "LS ``max_session``": max_session,
     "LS ``self_clean_sessions``": self_clean_sessions,

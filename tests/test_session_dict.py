@@ -811,7 +811,7 @@ class Browser(RuleBasedStateMachine):
     def living_rows(self) -> int:
         """Return how many rows could still be loaded."""
         now = int(self.world.clock())
-        limits = self.world.factory.settings.policy.limits
+        limits = self.world.factory.settings.policy.profiles.default.limits
         return sum(
             limits.verdict(row.created_at, row.updated_at, now) == "active"
             for row in self.world.rows()

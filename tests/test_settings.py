@@ -51,9 +51,9 @@ def _value(settings: Settings, name: str) -> Any:
     """Return what became of an option."""
     policy, cookie = settings.policy, settings.cookie
     places: dict[str, Any] = {
-        "idle_timeout": policy.limits.idle,
-        "absolute_timeout": policy.limits.absolute,
-        "touch_interval": policy.limits.touch_interval,
+        "idle_timeout": policy.profiles.default.limits.idle,
+        "absolute_timeout": policy.profiles.default.limits.absolute,
+        "touch_interval": policy.profiles.default.limits.touch_interval,
         "self_clean": settings.self_clean,
         "self_clean_batch": settings.self_clean_batch,
         "sqlalchemy.url": settings.url,
@@ -85,7 +85,7 @@ def _value(settings: Settings, name: str) -> Any:
 def test_defaults():
     """Without any setting there are two idle hours and a safe cookie."""
     settings = read_settings({})
-    limits = settings.policy.limits
+    limits = settings.policy.profiles.default.limits
     assert (7200, None, 60) == (
         limits.idle,
         limits.absolute,
@@ -137,7 +137,7 @@ def test_settings_are_frozen():
     with pytest.raises(AttributeError):
         settings.table_name = "x"
     with pytest.raises(AttributeError):
-        settings.policy.limits.idle = 1
+        settings.policy.profiles.default.limits.idle = 1
 
 
 # -- accepted ----------------------------------------------------------
@@ -255,7 +255,7 @@ def test_accepted(name, given, expected):
 def test_touch_interval_auto(idle, expected):
     """Automatic is a twentieth of the idle limit, from 1 s to 60 s."""
     settings = _read(idle_timeout=idle)
-    assert expected == settings.policy.limits.touch_interval
+    assert expected == settings.policy.profiles.default.limits.touch_interval
 
 
 @pytest.mark.parametrize(
@@ -720,7 +720,7 @@ def test_settings_added_after_the_include_count(tmp_path):
         )
 
     settings = _start({"limitedsession.idle_timeout": "1h"}, configure)
-    assert 300 == settings.policy.limits.idle
+    assert 300 == settings.policy.profiles.default.limits.idle
     assert settings.url is not None
 
 
