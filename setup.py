@@ -81,8 +81,8 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "pls-init = pyramid_limitedsession.scripts:init",
-            "pls-trim = pyramid_limitedsession.scripts:trim",
+            "pls-init = pyramid_limitedsession.scripts.init:main",
+            "pls-trim = pyramid_limitedsession.scripts.trim:main",
         ],
         "paste.app_factory": ["demo = pyramid_limitedsession.demo:main"],
     },

@@ -75,8 +75,10 @@ def revoke(
     found: list[Record],
     reason: Literal["revoked", "limit"],
     now: int,
-) -> None:
+) -> int:
     """Make tombstones of rows, which keep their places until they expire.
+
+    Returns how many.
 
     They are locked in the order of their ids first, as everybody does: of
     two sessions that end each other, one waits for the other. Whose user is
@@ -90,3 +92,4 @@ def revoke(
     ]
     if ids:
         work.revoke(ids, reason=reason, until=now + _TOMBSTONE)
+    return len(ids)

@@ -72,25 +72,16 @@ class Cutoffs:
     :ivar default: for sessions without a profile.
     :ivar profiles: for those with a profile, by its name.
     :ivar unknown: for those whose profile is not configured any more.
+    :ivar unused: a last activity that is too old whatever the limits are.
+    :ivar anonymous: the same for sessions without a user.
     """
 
     now: int
     default: tuple[int, int]
     profiles: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     unknown: tuple[int, int] = (LONG_AGO, LONG_AGO)
-
-    def not_before(self, seen: int) -> Cutoffs:
-        """Return cutoffs for which an activity at ``seen`` is too old too."""
-
-        def later(pair: tuple[int, int]) -> tuple[int, int]:
-            return max(pair[0], seen), pair[1]
-
-        return Cutoffs(
-            self.now,
-            later(self.default),
-            {name: later(pair) for name, pair in self.profiles.items()},
-            later(self.unknown),
-        )
+    unused: int = LONG_AGO
+    anonymous: int = LONG_AGO
 
 
 @dataclass(frozen=True)

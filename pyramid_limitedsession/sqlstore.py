@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -16,13 +16,14 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
 
 from .dberrors import translated
+from .deadrows import DeadRows
 from .engines import is_in_memory
 from .errors import SessionBusyError, SessionTableError
 from .limits import Cutoffs
-from .readers import LARGEST_BATCH
 from .sqlwork import SqlWork
 from .statements import Statements
 from .store import Record, transaction_of
+from .tokens import hashed
 from .waits import alone, begin_text
 
 log = logging.getLogger(__name__)
@@ -54,12 +55,27 @@ class SqlStore:
 
     def load(self, key: str) -> Record | None:
         """See `Store`."""
-        with self._autocommit() as connection:
+        with self.autocommit() as connection:
             return SqlWork(self.statements, connection).load(key)
+
+    def hash_id(self, record: Record) -> Record | None:
+        """See `Store`."""
+        if self.commits_last:
+            # The request itself may have locked the file.
+            with (
+                self.autocommit() as connection,
+                alone(connection, self.table.fullname, self._lock_timeout),
+            ):
+                own = SqlWork(self.statements, connection)
+                done = own.hash_id(record)
+        else:
+            with transaction_of(self) as work:
+                done = work.hash_id(record)
+        return replace(record, key=hashed(record.key)) if done else None
 
     def of_user(self, user: str) -> list[Record]:
         """See `Store`."""
-        with self._autocommit() as connection:
+        with self.autocommit() as connection:
             return SqlWork(self.statements, connection).of_user(user)
 
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
@@ -70,79 +86,38 @@ class SqlStore:
 
     def begin(self) -> SqlWork:
         """See `Store`."""
-        with translated(self.table.fullname):
-            connection = self._connect()
-            try:
-                self._begin(connection)
-            except BaseException:
-                connection.close()
-                raise
+        connection = self._opened()
 
         def close(end: str) -> None:
             self._end(connection, end)
 
         return SqlWork(self.statements, connection, close)
 
-    # -- cleaning ------------------------------------------------------
-
-    def clean(self, *, cutoffs: Cutoffs, most: int) -> int:
+    def clean(self, *, cutoffs: Cutoffs, most: int) -> int | None:
         """See `Store`."""
-        query = self.statements.expired(cutoffs)
         try:
             with (
-                self._autocommit() as connection,
+                self.autocommit() as connection,
                 alone(
                     connection, self.table.fullname, self._lock_timeout
                 ) as is_alone,
             ):
                 if not is_alone:
-                    return 0
-                return self._delete_dead(
-                    connection, query, cutoffs, {"most": most}
-                )[0]
+                    return None
+                return self._delete_due(connection, cutoffs, most)
         except SessionBusyError:
-            return 0
+            return None
 
-    def trim(
-        self, *, cutoffs: Cutoffs, after: int, most: int
-    ) -> tuple[int, int | None]:
-        """Delete one batch of dead rows, in the order of their ids.
-
-        Args:
-            cutoffs: the times that are too old.
-            after: only rows with a greater id.
-            most: rows looked at in this batch, but not more than 10,000.
-
-        Returns:
-            How many were deleted, and where to go on, None at the end.
-        """
-        values = {"after": after, "most": most}
-        query = self.statements.dead(cutoffs)
-        with self._autocommit() as connection:
-            return self._delete_dead(connection, query, cutoffs, values)
-
-    def count_dead(self, *, cutoffs: Cutoffs) -> int:
-        """Return how many rows `trim` would delete now."""
-        with self._autocommit() as connection:
-            counted = connection.execute(self.statements.count_dead(cutoffs))
-            return int(counted.scalar_one())
-
-    def _delete_dead(
-        self,
-        connection: Connection,
-        query: Any,
-        cutoffs: Cutoffs,
-        values: dict[str, Any],
-    ) -> tuple[int, int | None]:
-        values["most"] = min(values["most"], LARGEST_BATCH)
-        ids = list(connection.execute(query, values).scalars())
+    def _delete_due(
+        self, connection: Connection, cutoffs: Cutoffs, most: int
+    ) -> int:
+        dead = DeadRows(self.table)
+        due = connection.execute(dead.due(cutoffs), {"most": most})
+        ids = list(due.scalars())
         if not ids:
-            return 0, None
-        deleted = connection.execute(
-            self.statements.delete_dead(cutoffs), {"ids": ids}
-        )
-        is_full = len(ids) == values["most"]
-        return deleted.rowcount, ids[-1] if is_full else None
+            return 0
+        deleting = dead.delete_those(cutoffs)
+        return connection.execute(deleting, {"ids": ids}).rowcount
 
     # -- table ---------------------------------------------------------
 
@@ -233,6 +208,27 @@ class SqlStore:
 
     # -- connections ---------------------------------------------------
 
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Yield a connection in a transaction, committed at the end."""
+        connection = self._opened()
+        try:
+            yield connection
+        except BaseException:
+            self._end(connection, "ROLLBACK")
+            raise
+        self._end(connection, "COMMIT")
+
+    def _opened(self) -> Connection:
+        with translated(self.table.fullname):
+            connection = self._connect()
+            try:
+                self._begin(connection)
+            except BaseException:
+                connection.close()
+                raise
+        return connection
+
     def _connect(self) -> Connection:
         if self._create_first:
             self.create()
@@ -240,7 +236,8 @@ class SqlStore:
         return self.engine.connect()
 
     @contextmanager
-    def _autocommit(self) -> Iterator[Connection]:
+    def autocommit(self) -> Iterator[Connection]:
+        """Yield a connection on which each statement is a transaction."""
         with translated(self.table.fullname), self._connect() as connection:
             yield connection
             if self._is_shared:

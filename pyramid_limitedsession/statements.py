@@ -1,6 +1,7 @@
-"""The SQL: every statement on the sessions table, by its name.
+"""The SQL of sessions: every statement, by its name.
 
-Read them, and you know the whole behaviour against the database.
+Read them, and you know the whole behaviour against the database. Those of
+cleaning are in `deadrows`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
-
-from .limits import Cutoffs
 
 # Fits a 32-bit column; compare-and-swap only needs the next to differ.
 MAX_VERSION = 2**31 - 1
@@ -45,7 +44,8 @@ class Statements:
         key = c.session_id + sa.literal_column("''")
         same = sa.and_(
             c.id == bindparam("row"),
-            key == bindparam("key"),
+            # One that was read with its plain id may have been hashed since.
+            key.in_([bindparam("key"), bindparam("hashed_key")]),
             c.ended.is_(None),
         )
         seen: Any = bindparam("seen", type_=c.updated_at.type)
@@ -65,10 +65,7 @@ class Statements:
             c.profile: bindparam("new_profile"),
         }
         among = c.id.in_(bindparam("ids", expanding=True))
-        self._columns = c
         self.table = table
-        self._among = among
-        self._most = bindparam("most", type_=sa.Integer)
 
         self.load = sa.select(*record).where(by_key)
         self.lock = sa.select(*record).where(same).with_for_update()
@@ -77,6 +74,12 @@ class Statements:
             table.update()
             .where(same, c.version == bindparam("old_version"))
             .values(change)
+        )
+        # Of a tombstone too: its id is as plain.
+        self.hash_id = (
+            table.update()
+            .where(c.id == bindparam("row"), key == bindparam("plain"))
+            .values({c.session_id: bindparam("new_key")})
         )
         self.replace = (
             table.update().where(c.id == bindparam("row")).values(change)
@@ -105,7 +108,7 @@ class Statements:
         self.exists = sa.select(c.id).where(same)
         self.delete = table.delete().where(among)
         # Without the data, of which there may be much.
-        summary = [
+        self.summary = summary = [
             sa.literal("").label("data") if column is c.data else column
             for column in record
         ]
@@ -136,57 +139,4 @@ class Statements:
                     ),
                 }
             )
-        )
-
-    # Trimming: read ids without a lock, then delete those that are still
-    # dead. A list of ids alone would kill a session that was touched in
-    # between. Built for each call, since they have a part for each profile.
-
-    def expired(self, cutoffs: Cutoffs) -> sa.Select[Any]:
-        """Ids of dead rows among those that may be looked at by now."""
-        c = self._columns
-        return (
-            sa.select(c.id)
-            .where(c.expires_at <= cutoffs.now, self._dead(cutoffs))
-            .order_by(c.expires_at)
-            .limit(self._most)
-        )
-
-    def dead(self, cutoffs: Cutoffs) -> sa.Select[Any]:
-        """Ids of dead rows, in their order."""
-        c = self._columns
-        return (
-            sa.select(c.id)
-            .where(c.id > bindparam("after"), self._dead(cutoffs))
-            .order_by(c.id)
-            .limit(self._most)
-        )
-
-    def count_dead(self, cutoffs: Cutoffs) -> sa.Select[Any]:
-        """Return the number of dead rows."""
-        return sa.select(sa.func.count()).where(self._dead(cutoffs))
-
-    def delete_dead(self, cutoffs: Cutoffs) -> sa.Delete:
-        """Delete those of these ids that are dead."""
-        return self.table.delete().where(self._among, self._dead(cutoffs))
-
-    def _dead(self, cutoffs: Cutoffs) -> sa.ColumnElement[bool]:
-        c = self._columns
-
-        def too_old(pair: tuple[int, int]) -> sa.ColumnElement[bool]:
-            return sa.or_(c.updated_at <= pair[0], c.created_at <= pair[1])
-
-        profiles = cutoffs.profiles
-        return sa.or_(
-            sa.and_(c.profile.is_(None), too_old(cutoffs.default)),
-            *(
-                sa.and_(c.profile == name, too_old(pair))
-                for name, pair in profiles.items()
-            ),
-            sa.and_(c.profile.not_in(profiles), too_old(cutoffs.unknown)),
-            # A tombstone that was there long enough.
-            sa.and_(c.ended.is_not(None), c.expires_at <= cutoffs.now),
-            # Damaged, and never loaded again.
-            c.updated_at.is_(None),
-            c.created_at.is_(None),
         )

@@ -57,6 +57,15 @@ class Work(Protocol):
     def load(self, key: str) -> Record | None:
         """Return the row of this key, or None if there is none."""
 
+    def hash_id(self, record: Record) -> Record | None:
+        """Hash the id of a row that has a plain one, by compare-and-swap.
+
+        Version and times stay. Return the record, which keeps its plain
+        key, because this transaction may abort: whatever is done with a
+        record that has a plain key finds the row under either, and what is
+        written is hashed. None if the row is gone or has another key.
+        """
+
     def lock(self, record: Record) -> Record | None:
         """Return the newest committed state of a row, locked until the end.
 
@@ -132,6 +141,13 @@ class Store(Protocol):
     def load(self, key: str) -> Record | None:
         """Return the committed row of this key, or None; one statement."""
 
+    def hash_id(self, record: Record) -> Record | None:
+        """Do as `Work.hash_id` does, durably; return it with its new key.
+
+        It does not wait where the request itself may be in the way: then it
+        raises `SessionBusyError` at once.
+        """
+
     def begin(self) -> Work:
         """Open a transaction of its own."""
 
@@ -141,11 +157,12 @@ class Store(Protocol):
     def of_user(self, user: str) -> list[Record]:
         """Return the committed rows of a user that are not revoked."""
 
-    def clean(self, *, cutoffs: Cutoffs, most: int) -> int:
+    def clean(self, *, cutoffs: Cutoffs, most: int) -> int | None:
         """Delete at most so many expired rows; return how many.
 
-        Does nothing, without waiting, while somebody else cleans. Rows
-        that were touched meanwhile survive.
+        The rows that may be looked at for the longest time go first. Rows
+        that were touched meanwhile survive. None: nothing was done, without
+        waiting, because somebody else cleans, or has locked what would go.
         """
 
 

@@ -8,9 +8,7 @@ request state is in locals and on the request's unit.
 from __future__ import annotations
 
 import logging
-import random
 import sys
-import threading
 from collections.abc import Callable
 
 from pyramid.path import DottedNameResolver
@@ -19,6 +17,7 @@ from pyramid.request import Request
 from pyramid.response import Response
 from webob import Response as BaseResponse
 
+from .cleaning import Cleaner
 from .errors import after_commit
 from .factory import (
     ANSWERED,
@@ -30,7 +29,6 @@ from .factory import (
     is_managed,
     run_last,
 )
-from .store import Store
 from .unitofwork import Unit
 
 try:
@@ -107,7 +105,7 @@ def _settling(
         except Exception:
             # The application's exception views are below this tween.
             return request.invoke_exception_view(sys.exc_info(), reraise=True)
-        cleaner.clean_now_and_then(unit.place.store)
+        cleaner.count(unit.place.store)
         return response
 
     return settle
@@ -175,39 +173,3 @@ def _is_kept(
     if commit_veto is not None:
         return not commit_veto(request, response)
     return getattr(request, "exception", None) is None
-
-
-class Cleaner:
-    """Deletes a batch of expired rows, now and then."""
-
-    def __init__(self, factory: SessionFactory) -> None:
-        self._factory = factory
-        self._lock = threading.Lock()
-        self._last = 0
-
-    def clean_now_and_then(self, store: Store) -> None:
-        """Clean with a chance of 1 in ``self_clean``; never raise.
-
-        At most once a second in a process, and not while another of its
-        threads is at it.
-        """
-        settings = self._factory.settings
-        if not settings.self_clean:
-            return
-        if random.randrange(settings.self_clean):  # noqa: S311 - no secret
-            return
-        if not self._lock.acquire(blocking=False):
-            return
-        try:
-            now = int(self._factory.clock())
-            if now != self._last:
-                self._last = now
-                store.clean(
-                    cutoffs=settings.policy.profiles.cutoffs(now),
-                    most=settings.self_clean_batch,
-                )
-        except Exception:
-            # The visitor has nothing to do with it.
-            log.warning("expired sessions were not deleted", exc_info=True)
-        finally:
-            self._lock.release()

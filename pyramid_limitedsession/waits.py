@@ -58,7 +58,7 @@ def alone(connection: Connection, table: str, seconds: int) -> Iterator[bool]:
         seconds: what the connection waits otherwise.
     """
     dialect = connection.dialect.name
-    number = zlib.crc32(f"pyramid_limitedsession {table}".encode())
+    number = lock_number(table)
     if dialect == "postgresql":
         # Of the transaction, for the same reason as above.
         lock = sa.func.pg_try_advisory_xact_lock(number)
@@ -69,7 +69,7 @@ def alone(connection: Connection, table: str, seconds: int) -> Iterator[bool]:
         finally:
             connection.exec_driver_sql("COMMIT")
     elif dialect in MYSQL:
-        name = f"pyramid_limitedsession.{number}"
+        name = lock_name(table)
         lock = sa.func.get_lock(name, 0)
         is_alone = bool(connection.execute(sa.select(lock)).scalar())
         _wait_on_mysql(connection, 1)
@@ -88,6 +88,16 @@ def alone(connection: Connection, table: str, seconds: int) -> Iterator[bool]:
             yield True
         finally:
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {wait}")
+
+
+def lock_number(table: str) -> int:
+    """Return the number of the lock that whoever cleans a table holds."""
+    return zlib.crc32(f"pyramid_limitedsession {table}".encode())
+
+
+def lock_name(table: str) -> str:
+    """Return its name, where locks have names."""
+    return f"pyramid_limitedsession.{lock_number(table)}"
 
 
 def _wait_on_mysql(connection: Connection, seconds: int) -> None:

@@ -13,7 +13,8 @@ import secrets
 import pytest
 import sqlalchemy as sa
 
-from tests.apps import MODES, Clock, World
+from tests.apps import MODES, START, Clock, World
+from tests.commands import Ini
 from tests.outcomes import (
     TABLES,
     as_result,
@@ -183,6 +184,41 @@ def _mode(request):
 def _world(make_world, database, mode):
     """A real application on each database, in each mode."""
     return make_world(database, mode)
+
+
+# -- the commands ------------------------------------------------------
+
+
+@pytest.fixture(name="make_ini")
+def _make_ini(tmp_path, capsys):
+    """Return a function that writes the ini file of a world's table."""
+
+    def make(world, **settings):
+        key = "app__url" if world.mode == "joined" else "limited__sqlalchemy"
+        if key == "limited__sqlalchemy":
+            settings["limited__sqlalchemy__url"] = world.url
+            settings.setdefault("limited__create_table", "false")
+        else:
+            settings[key] = world.url
+        settings.setdefault("app__now", START)
+        settings.setdefault("limited__idle_timeout", "none")
+        settings["limited__table_name"] = world.table.name
+        return Ini(tmp_path / "test.ini", capsys).write(**settings)
+
+    return make
+
+
+@pytest.fixture(name="bare")
+def _bare(world):
+    """A world whose table is missing."""
+    world.table.drop(world.engine)
+    return world
+
+
+@pytest.fixture(name="lite")
+def _lite(make_world):
+    """A world where the database makes no difference."""
+    return make_world()
 
 
 # -- sessions of any kind, for the expiry tween -------------------------

@@ -1,0 +1,114 @@
+"""pls-revoke: end sessions, of a user or of everybody."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..ending import revoke
+from ..sqlupkeep import Selection, Upkeep
+from ..store import transaction_of
+from .console import (
+    Output,
+    Site,
+    WrongUse,
+    add_yes,
+    confirm,
+    parser_of,
+    positive,
+    progress,
+    run,
+    sessions,
+)
+from .list import user_named
+from .times import When
+
+_BATCH = 500
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run pls-revoke."""
+    parser = parser_of(
+        "pls-revoke",
+        "End sessions: those that meet every condition given. Their browsers "
+        "are told so (session.ended is 'revoked'); a request under way does "
+        "not bring its session back.",
+        "pls-revoke production.ini --user ann",
+        "pls-revoke production.ini --user ann --except-id 4711",
+        "pls-revoke production.ini --created-before 2026-11-25T14:30 --yes",
+        "pls-revoke production.ini --all --dry-run",
+    )
+    _add_which(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="count them, end none"
+    )
+    add_yes(parser)
+    return run(parser, argv, _revoke)
+
+
+def _add_which(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--user", metavar="USER", help="the sessions of a user"
+    )
+    parser.add_argument(
+        "--id",
+        type=positive,
+        action="append",
+        metavar="ID",
+        help="the session with this id, see pls-list; may be repeated",
+    )
+    parser.add_argument(
+        "--created-before",
+        type=When,
+        metavar="TIME",
+        help="sessions that began before a time: 2026-11-25T14:30 (UTC), or "
+        "2h for two hours ago",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="all sessions, of everybody"
+    )
+    parser.add_argument(
+        "--except-id",
+        type=positive,
+        action="append",
+        default=[],
+        metavar="ID",
+        help="but not the session with this id; may be repeated",
+    )
+
+
+def _revoke(arguments: argparse.Namespace, site: Site, output: Output) -> None:
+    upkeep, selection = Upkeep(site.store), _selection(arguments, site)
+    count = upkeep.count_selected(selection)
+    if arguments.dry_run:
+        output.done(f"would end {sessions(count)}", {"would_end": count})
+        return
+    if selection.user is None and not selection.ids:
+        name = site.store.table.fullname
+        confirm(arguments, f"end {sessions(count)} of everybody", name)
+    ended = 0
+    with progress("ending", output) as advance:
+        after = -1
+        while found := upkeep.select(selection, after=after, most=_BATCH):
+            with transaction_of(site.store) as work:
+                ended += revoke(work, found, "revoked", site.now)
+            after = found[-1].id
+            advance(ended, ended / max(count, ended, 1))
+    output.done(f"ended {sessions(ended)}", {"ended": ended})
+
+
+def _selection(arguments: argparse.Namespace, site: Site) -> Selection:
+    before = arguments.created_before
+    given = (arguments.user, arguments.id, before)
+    if arguments.all and given != (None, None, None):
+        raise WrongUse("--all is all; take it out, or the other conditions")
+    if not arguments.all and given == (None, None, None):
+        raise WrongUse(
+            "say which sessions: --user, --id, --created-before or --all"
+        )
+    user = arguments.user
+    return Selection(
+        user=None if user is None else user_named(user),
+        ids=tuple(arguments.id or ()),
+        created_before=None if before is None else before.at(site.now),
+        spared=tuple(arguments.except_id),
+    )
