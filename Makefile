@@ -4,7 +4,8 @@
 #   make test    all tests; SQLite always, servers where they are reachable
 #
 # And for those who change it: "make outcomes" makes docs/outcomes.rst from
-# what the tests observe, on all databases.
+# what the tests observe, on all databases; "make bench-trim" measures how
+# fast pls-trim is, and who waits for it.
 #
 # Each makes its own virtual environment first.
 
@@ -18,7 +19,7 @@ else
 TESTING = testing
 endif
 
-.PHONY: serve test test-lowest outcomes clean
+.PHONY: serve test test-lowest outcomes bench-trim clean
 
 serve: $(VENV)/demo.installed
 	$(VENV)/bin/pserve development.ini
@@ -29,6 +30,9 @@ test: $(VENV)/$(TESTING).installed
 outcomes: $(VENV)/testing,mysqlclient.installed
 	REQUIRE_DATABASES=1 $(VENV)/bin/python -m pytest --write-outcomes \
 		$$(grep -l "outcomes(" tests/test_*.py)
+
+bench-trim: $(VENV)/testing.installed
+	$(VENV)/bin/python -m benchmarks.trim $(ARGS)
 
 # The lowest versions setup.py allows; on the lowest Python with PYTHON=…
 test-lowest: .venv-lowest/$(TESTING).installed

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 
 testing = [
-    "alembic",
+    "alembic >= 1.12",
     "cookiecutter",
     "gunicorn",
     "hypothesis",
@@ -28,6 +28,18 @@ testing = [
     "setuptools >= 61",
     "waitress",
     "webtest",
+]
+
+commands = [
+    "clear",
+    "doctor",
+    "init",
+    "list",
+    "migration",
+    "revoke",
+    "stats",
+    "trim",
+    "upgrade",
 ]
 
 setup(
@@ -74,6 +86,7 @@ setup(
     extras_require={
         "console": ["rich >= 12.0"],
         "demo": ["pyramid_jinja2 >= 2.10", "waitress >= 2.1"],
+        "migrations": ["alembic >= 1.12"],
         "docs": ["docutils >= 0.19", "sphinx >= 6.0"],
         "testing": [*testing, "pyramid_jinja2 >= 2.10", "rich >= 12.0"],
         # Apart, because it is compiled against a client library.
@@ -81,8 +94,8 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "pls-init = pyramid_limitedsession.scripts.init:main",
-            "pls-trim = pyramid_limitedsession.scripts.trim:main",
+            f"pls-{name} = pyramid_limitedsession.scripts.{name}:main"
+            for name in commands
         ],
         "paste.app_factory": ["demo = pyramid_limitedsession.demo:main"],
     },

@@ -43,7 +43,7 @@ from .factory import SessionFactory
 from .limits import TimeLeft
 from .options import EXPIRY
 from .reading import PREFIX, parts_of
-from .schema import make_table
+from .schema import SessionMixin, make_table
 from .session import LimitedSession
 from .settings import read_settings
 from .tweens import REGISTRY_KEY
@@ -58,6 +58,7 @@ __all__ = [
     "SessionError",
     "SessionExpired",
     "SessionFactory",
+    "SessionMixin",
     "SessionOverflowError",
     "SessionProfileError",
     "SessionRefused",

@@ -130,10 +130,10 @@ class SessionTableError(SessionError):
         self.table = table
         super().__init__(
             f"the table {table!r} cannot be used ({reason}); if it is "
-            "missing, make it with 'pls-init your.ini', or with a migration "
-            "of your own: Alembic writes one if make_table(Base.metadata) "
-            "was called, and 'pls-init your.ini --sql' prints the DDL; if it "
-            "is somebody else's, set another limitedsession.table_name"
+            "missing, make it with 'pls-init your.ini'; if you use Alembic, "
+            "'pls-migration your.ini' writes a revision that makes it, or "
+            "brings it up to date; if it is somebody else's, set another "
+            "limitedsession.table_name"
         )
 
 

@@ -123,7 +123,8 @@ class SessionFactory:
         return owner if is_same else request
 
     def _token(self, request: Request) -> Secret | None:
-        return parse_token(_cookie(request, self.settings.cookie.name))
+        cookie = _cookie(request, self.settings.cookie.name)
+        return parse_token(cookie, legacy=self.settings.policy.legacy_ids)
 
     def store_for(self, request: Request) -> SqlStore:
         """Return the store: our own, or the one beside the dbsession."""

@@ -127,6 +127,25 @@ def work_on(store: SqlStore, connection: Connection) -> SqlWork:
     return SqlWork(store.statements, connection, close)
 
 
+class ReadingWork(SqlWork):
+    """`Work` to read with, on the connection of a request's dbsession."""
+
+    def __init__(
+        self,
+        store: SqlStore,
+        connection: Connection,
+        enlist: Callable[[], SqlWork] | None,
+    ) -> None:
+        super().__init__(store.statements, connection)
+        self._enlist = enlist
+
+    def hash_id(self, record: Record) -> Record | None:
+        """See `Work`. Left to a later request if there is no transaction."""
+        return (
+            record if self._enlist is None else self._enlist().hash_id(record)
+        )
+
+
 class EnlistedStore:
     """`Store` inside a transaction that somebody else opened and ends.
 
@@ -153,6 +172,11 @@ class EnlistedStore:
         work.rollback()
         return records
 
+    def hash_id(self, record: Record) -> Record | None:
+        """See `Work`: the transaction may abort."""
+        with transaction_of(self) as work:
+            return work.hash_id(record)
+
     def begin(self) -> SqlWork:
         """See `Store`."""
         return self._begin()
@@ -164,7 +188,7 @@ class EnlistedStore:
         work.commit()
         return is_alive
 
-    def clean(self, *, cutoffs: Cutoffs, most: int) -> int:
+    def clean(self, *, cutoffs: Cutoffs, most: int) -> int | None:
         """Clean nothing: what is expired here goes with the transaction."""
         return 0
 
@@ -236,6 +260,12 @@ class MiddlewareStore(EnlistedStore):
     def load(self, key: str) -> Record | None:
         """See `Store`."""
         return self._reader().load(key)
+
+    def hash_id(self, record: Record) -> Record | None:
+        """See `Store`; where it reads in the transaction, see `Work`."""
+        if self._reader() is self._store:
+            return self._store.hash_id(record)
+        return super().hash_id(record)
 
     def of_user(self, user: str) -> list[Record]:
         """See `Store`."""

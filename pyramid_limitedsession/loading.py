@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import UnreadableDataError, shown
+from .errors import SessionBusyError, UnreadableDataError, shown
 from .events import Ended
 from .limits import FARTHEST_AHEAD, Verdict
 from .settings import Policy
@@ -46,11 +46,14 @@ def find(
     read: Callable[[str], Record | None],
     token: Secret | None,
     now: int,
+    *,
+    hash_id: Callable[[Record], Record | None] | None = None,
 ) -> Found:
     """Return the session of a token, as the limits see it at ``now``.
 
     What came from a browser or stands in a damaged row is no error: it is
-    a new session. What ``read`` raises is.
+    a new session. What ``read`` raises is. With ``hash_id``, a row whose id
+    is still plain is accepted too if the policy says so.
     """
     if token is None:
         return Found()
@@ -58,6 +61,8 @@ def find(
     row = None
     try:
         record = read(key)
+        if record is None and policy.legacy_ids and hash_id is not None:
+            record = _read_plain(read, hash_id, token, key)
         if record is None:
             log.info("no session has this token (key %s)", fingerprint(key))
             return Found()
@@ -75,6 +80,39 @@ def find(
         # Left in place: a newer release may be able to read it.
         log.warning("session %s is unreadable", fingerprint(key))
         return Found(row=row, ended="unreadable")
+
+
+def _read_plain(
+    read: Callable[[str], Record | None],
+    hash_id: Callable[[Record], Record | None],
+    token: Secret,
+    key: Secret,
+) -> Record | None:
+    """Return the row whose id is the plain token, and hash it.
+
+    Reading must not depend on writing: if the row cannot be hashed now
+    (somebody has locked it; the database is read-only), the session goes on
+    with its plain key, and a later request tries again. That is safe, see
+    `Work.hash_id`.
+    """
+    record = read(token)
+    if record is None:
+        # Most often there is none; but it may have been hashed just now.
+        return read(key)
+    try:
+        done = hash_id(record)
+    except SessionBusyError:
+        log.info("session %s is hashed later: it is busy", fingerprint(key))
+        return record
+    except Exception:
+        log.warning(
+            "the plain id of session %s was not hashed",
+            fingerprint(key),
+            exc_info=True,
+        )
+        return record
+    # Somebody else was first: the row is hashed, or it is gone.
+    return read(key) if done is None else done
 
 
 def is_alive(policy: Policy, record: Record, now: int) -> bool:

@@ -159,11 +159,21 @@ OPTIONS = (
         "The table's schema; ``none`` = the connection's default.",
     ),
     Option(
+        "legacy_ids",
+        read_bool,
+        "false",
+        "true",
+        "Accepts also rows whose ``session_id`` is still the plain token, "
+        "of 22 to 80 URL-safe characters, and hashes them on first use.",
+    ),
+    Option(
         "serializer",
         choice(*SERIALIZERS),
         "json",
         "json",
-        "How the content is stored: ``json``.",
+        "How the content is stored: ``json``; ``hybrid`` = reads "
+        "base64-encoded pickles too, without running anything in them, and "
+        "writes JSON.",
     ),
     Option(
         "max_data_size",

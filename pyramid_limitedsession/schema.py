@@ -1,7 +1,7 @@
 """The table: its columns, its types, its indexes.
 
 `make_table` adds it to any ``MetaData``, for instance to an application's
-own, where Alembic finds it.
+own, where Alembic finds it; `SessionMixin` makes it a declarative class.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import Mapped
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .tokens import Secret
@@ -166,6 +167,42 @@ def make_table(
     return _table(metadata, name, schema, _Types())
 
 
+class SessionMixin:
+    """Make a declarative class of the sessions table.
+
+    ``class WebSession(SessionMixin, Base): __tablename__ = "sessions"``
+    declares what `make_table` declares, for an application that wants to
+    query its sessions. Further columns, indexes and the schema are given as
+    in any class; a column has to be nullable, or the server has to know its
+    default, because this package fills its own only. Times are in UTC.
+    """
+
+    if TYPE_CHECKING:
+        # At run time the columns come from the one list of them below.
+        id: Mapped[int]
+        session_id: Mapped[str]
+        data: Mapped[str]
+        version: Mapped[int]
+        created_at: Mapped[datetime.datetime]
+        updated_at: Mapped[datetime.datetime]
+        expires_at: Mapped[datetime.datetime | None]
+        user_id: Mapped[str | None]
+        profile: Mapped[str | None]
+        ended: Mapped[str | None]
+
+    @classmethod
+    def __table_cls__(
+        cls,
+        name: str,
+        metadata: sa.MetaData,
+        *parts: Any,
+        schema: str | None = None,
+        **options: Any,
+    ) -> sa.Table:
+        """Return the class's table: declarative calls this to make it."""
+        return _table(metadata, name, schema, _Types(), *parts, **options)
+
+
 def typed_table(name: str, schema: str | None = None) -> sa.Table:
     """Return the same table as this package reads and writes it."""
     types = _Types(SecretKey(), SecretText(), UTCSeconds(), SecretUser())
@@ -177,8 +214,10 @@ def _table(
     name: str,
     schema: str | None,
     types: _Types,
+    *parts: Any,
+    **options: Any,
 ) -> sa.Table:
-    """Add the table.
+    """Add the table, with further parts and options of an application.
 
     ``updated_at`` has no index on purpose: it moves with every touch, and
     an index on it would make each touch rewrite all indexes of the row on
@@ -207,7 +246,8 @@ def _table(
         sa.UniqueConstraint("session_id", name=f"uq_{name}_session_id"),
         sa.Index(f"ix_{name}_expires_at", "expires_at"),
         sa.Index(f"ix_{name}_user_id", "user_id"),
+        *parts,
         schema=schema,
         # An id is never given out twice: a late logout deletes by id.
-        sqlite_autoincrement=True,
+        **{"sqlite_autoincrement": True, **options},
     )

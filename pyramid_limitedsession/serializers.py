@@ -20,6 +20,7 @@ from .errors import (
     UnreadableDataError,
     shown,
 )
+from .pickled import unpickled
 
 # Far deeper than any sane session, far from Python's recursion limit, at
 # which writing and reading would both fail.
@@ -40,6 +41,9 @@ class Serializer(Protocol):
 
     def loads(self, text: str) -> dict[str, Any]:
         """Return the data; raise UnreadableDataError if it is damaged."""
+
+    def as_written(self, text: str) -> str:
+        """Return what `dumps` makes of the data that `loads` reads."""
 
 
 class JSONSerializer:
@@ -66,6 +70,10 @@ class JSONSerializer:
             raise UnreadableDataError
         return data
 
+    def as_written(self, text: str) -> str:
+        """Return the text: nobody else has written it."""
+        return text
+
 
 def _decoded(text: str) -> object:
     """Return the decoded text; None if `JSONSerializer` wrote it not."""
@@ -91,7 +99,40 @@ def _finite_float(text: str) -> float:
     return value
 
 
-SERIALIZERS: dict[str, Callable[[], Serializer]] = {"json": JSONSerializer}
+class HybridSerializer(JSONSerializer):
+    """JSON that also reads what somebody else has pickled, in base64.
+
+    For the time of a change from one to the other. Nothing in a pickle is
+    run, see `pickled`. What JSON does not know makes a row unreadable.
+    """
+
+    def loads(self, text: str) -> dict[str, Any]:
+        """Return the data; raise UnreadableDataError if it is damaged."""
+        data = _decoded(text)
+        if not isinstance(data, dict):
+            data = _checked(unpickled(text, depth=MAX_DEPTH))
+        if not isinstance(data, dict):
+            raise UnreadableDataError
+        return data
+
+    def as_written(self, text: str) -> str:
+        """Return it as JSON; raise UnreadableDataError if it is damaged."""
+        is_json = text.startswith("{")
+        return text if is_json else self.dumps(self.loads(text))
+
+
+def _checked(data: object) -> object:
+    try:
+        _check(data, MAX_DEPTH)
+    except _Bad:
+        return None
+    return data
+
+
+SERIALIZERS: dict[str, Callable[[], Serializer]] = {
+    "json": JSONSerializer,
+    "hybrid": HybridSerializer,
+}
 
 
 def check_size(

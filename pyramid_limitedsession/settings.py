@@ -43,6 +43,7 @@ class Policy:
     on_conflict: Literal["merge", "retry", "overwrite"]
     user_key: str | None
     max_sessions_per_user: int | None
+    legacy_ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,23 @@ def _profile(values: dict[str, Any]) -> Profile:
     return Profile(limits, values["cookie_max_age"])
 
 
+def _policy(
+    values: dict[str, Any], named: dict[str, dict[str, Any]]
+) -> Policy:
+    profiles = {
+        name: _profile(values | profile) for name, profile in named.items()
+    }
+    return Policy(
+        profiles=Profiles(_profile(values), profiles),
+        serializer=SERIALIZERS[values["serializer"]](),
+        max_data_size=values["max_data_size"],
+        on_conflict=values["on_conflict"],
+        user_key=values["user_key"],
+        max_sessions_per_user=values["max_sessions_per_user"],
+        legacy_ids=values["legacy_ids"],
+    )
+
+
 def _make(
     values: dict[str, Any],
     engine: dict[str, str],
@@ -232,20 +250,7 @@ def _make(
     create = values["create_table"]
     samesite = values["cookie_samesite"]
     return Settings(
-        policy=Policy(
-            profiles=Profiles(
-                _profile(values),
-                {
-                    name: _profile(values | profile)
-                    for name, profile in named.items()
-                },
-            ),
-            serializer=SERIALIZERS[values["serializer"]](),
-            max_data_size=values["max_data_size"],
-            on_conflict=values["on_conflict"],
-            user_key=values["user_key"],
-            max_sessions_per_user=values["max_sessions_per_user"],
-        ),
+        policy=_policy(values, named),
         self_clean=values["self_clean"],
         self_clean_batch=batch,
         url=url,

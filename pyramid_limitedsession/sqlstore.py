@@ -6,7 +6,7 @@ Nobody but this module and `sqlwork` executes SQL.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -209,9 +209,14 @@ class SqlStore:
     # -- connections ---------------------------------------------------
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """Yield a connection in a transaction, committed at the end."""
-        connection = self._opened()
+    def transaction(
+        self, prepare: Callable[[Connection], None] = lambda connection: None
+    ) -> Iterator[Connection]:
+        """Yield a connection in a transaction, committed at the end.
+
+        ``prepare`` is called with it before the transaction begins.
+        """
+        connection = self._opened(prepare)
         try:
             yield connection
         except BaseException:
@@ -219,10 +224,13 @@ class SqlStore:
             raise
         self._end(connection, "COMMIT")
 
-    def _opened(self) -> Connection:
+    def _opened(
+        self, prepare: Callable[[Connection], None] = lambda connection: None
+    ) -> Connection:
         with translated(self.table.fullname):
             connection = self._connect()
             try:
+                prepare(connection)
                 self._begin(connection)
             except BaseException:
                 connection.close()

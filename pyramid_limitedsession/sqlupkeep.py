@@ -7,7 +7,7 @@ one range of them: a list of ids takes four times as long.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -89,10 +89,12 @@ class Batch:
 
     :ivar deleted: so many rows.
     :ivar last: the address to go on behind, None at the end.
+    :ivar seconds: so long somebody else may have had to wait for it.
     """
 
     deleted: int
     last: Any
+    seconds: float = 0.0
 
 
 class Upkeep:
@@ -152,43 +154,40 @@ class Upkeep:
         return self._dead.is_dead(cutoffs)
 
     def delete(
-        self, way: Way, which: Condition, *, after: Any, most: int
+        self,
+        way: Way,
+        which: Condition,
+        *,
+        after: Any,
+        most: int,
+        clock: Callable[[], float],
     ) -> Batch:
         """Delete the next rows that meet a condition, at most so many.
 
         One that does not meet it any more when its turn comes survives.
         """
-        values = {"after": after, "most": most}
-        with self._batch(way) as connection:
-            last = self._last(connection, way, which, values)
-            if last is None:
-                return Batch(0, None)
-            deleting = self._table.delete().where(
-                way.address > _place("after", way),
-                way.address <= _place("last", way),
-                which,
-            )
-            deleted = connection.execute(
-                deleting, {"after": after, "last": last}
-            )
-            return Batch(deleted.rowcount, last)
+        last = self.skip(way, which, after=after, most=most)
+        if last is None:
+            return Batch(0, None)
+        deleting = self._table.delete().where(
+            way.address > _place("after", way),
+            way.address <= _place("last", way),
+            which,
+        )
+        values = {"after": after, "last": last}
+        with self._transaction(way) as connection:
+            # From here on: a wait for somebody else is not our doing.
+            started = clock()
+            deleted = connection.execute(deleting, values).rowcount
+        return Batch(deleted, last, clock() - started)
 
     def skip(
         self, way: Way, which: Condition, *, after: Any, most: int
     ) -> Any:
-        """Return where `delete` would go on, and delete nothing."""
-        values = {"after": after, "most": most}
-        with self._batch(way) as connection:
-            return self._last(connection, way, which, values)
+        """Return the address of the last row of the next batch, or None.
 
-    def _last(
-        self,
-        connection: Connection,
-        way: Way,
-        which: Condition,
-        values: dict[str, Any],
-    ) -> Any:
-        """Return the address of the last row of the next batch, or None."""
+        Found without a lock: on SQLite others may write meanwhile.
+        """
         found = (
             sa.select(way.address.label("address"))
             .select_from(self._table)
@@ -200,24 +199,29 @@ class Upkeep:
             found = found.where(way.address <= way.end).order_by(way.address)
         batch = found.subquery()
         query = sa.select(sa.func.max(batch.c.address))
-        return connection.execute(query, values).scalar()
+        values = {"after": after, "most": most}
+        with self._reading(way) as connection:
+            return connection.execute(query, values).scalar()
 
     @contextmanager
-    def _batch(self, way: Way) -> Iterator[Connection]:
-        """Yield a connection for one batch.
-
-        In a transaction where that bounds the wait for a lock. Elsewhere
-        rows are found without one: SQLite has only one writer at a time.
-        """
-        store = self._store
-        if store.engine.dialect.name != "postgresql":
-            with store.autocommit() as connection:
+    def _reading(self, way: Way) -> Iterator[Connection]:
+        if way.is_by_page:
+            with self._transaction(way) as connection:
                 yield connection
-            return
-        with translated(self._table.fullname), store.transaction() as open_:
+        else:
+            with self._store.autocommit() as connection:
+                yield connection
+
+    @contextmanager
+    def _transaction(self, way: Way) -> Iterator[Connection]:
+        store = self._store
+        with (
+            translated(self._table.fullname),
+            store.transaction(_prepare) as connection,
+        ):
             if way.is_by_page:
-                open_.exec_driver_sql(IN_ORDER)
-            yield open_
+                connection.exec_driver_sql(IN_ORDER)
+            yield connection
 
     # -- selections ----------------------------------------------------
 
@@ -272,6 +276,19 @@ class Upkeep:
         with self._store.autocommit() as connection:
             counted = connection.execute(self._dead.count(cutoffs))
             return {str(reason): count for reason, count in counted}
+
+
+def _prepare(connection: Connection) -> None:
+    """Let a commit on SQLite not wait for the disk, while all others wait.
+
+    In WAL mode that cannot damage the file. What is lost when the power
+    fails is a deletion, which the next run makes again.
+    """
+    if connection.dialect.name != "sqlite" or connection.in_transaction():
+        return
+    mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+    if mode == "wal":
+        connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
 
 
 def _place(name: str, way: Way) -> sa.ColumnElement[Any]:

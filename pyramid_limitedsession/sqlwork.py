@@ -15,7 +15,7 @@ from .limits import CLOCK_SKEW
 from .readers import LARGEST_BATCH
 from .statements import Statements
 from .store import Record
-from .tokens import Secret
+from .tokens import Secret, hashed
 
 
 class SqlWork:
@@ -45,6 +45,16 @@ class SqlWork:
         # MariaDB ignores blanks at the end, and a table that we did not
         # make may have a collation that ignores more.
         return record if record and record.key == key else None
+
+    def hash_id(self, record: Record) -> Record | None:
+        """See `Work`."""
+        values = {
+            "row": record.id,
+            "plain": record.key,
+            "new_key": hashed(record.key),
+        }
+        is_there = self._run(self._sql.hash_id, values).rowcount
+        return record if is_there else None
 
     def lock(self, record: Record) -> Record | None:
         """See `Work`. SQLite has no row locks and needs none: one writer."""
@@ -141,12 +151,16 @@ def _batches(ids: Iterable[int]) -> list[list[int]]:
 
 
 def _same(record: Record) -> dict[str, Any]:
-    return {"row": record.id, "key": record.key}
+    return {
+        "row": record.id,
+        "key": record.key,
+        "hashed_key": hashed(record.key),
+    }
 
 
 def _change(record: Record, old: Record) -> dict[str, Any]:
     return {
-        "new_key": record.key,
+        "new_key": hashed(record.key),
         "new_data": record.data,
         "new_version": record.version,
         "new_user": record.user,

@@ -15,6 +15,9 @@ import secrets
 
 TOKEN_BYTES = 32
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+# At least 128 bits in the same alphabet; Rails' are 32 hex digits. At most
+# what fits the column. No colon: a key never opens anything.
+_LEGACY_TOKEN = re.compile(r"[A-Za-z0-9_-]{22,80}", re.ASCII)
 _KEY_PREFIX = "2::"
 
 
@@ -37,27 +40,44 @@ def make_token() -> Secret:
     return Secret(secrets.token_urlsafe(TOKEN_BYTES))
 
 
-def parse_token(cookie: str | None) -> Secret | None:
+def parse_token(cookie: str | None, *, legacy: bool = False) -> Secret | None:
     """Return the cookie's token, or None if it cannot be one of ours.
 
     Length and alphabet are checked before anything is hashed or sent to a
     database: a cookie is untrusted input.
+
+    ``legacy``: it may also be one that somebody else has made, of another
+    length; also when its row was hashed long ago.
     """
-    if cookie is None or not _TOKEN.fullmatch(cookie):
+    shape = _LEGACY_TOKEN if legacy else _TOKEN
+    if cookie is None or not shape.fullmatch(cookie):
         return None
     return Secret(cookie)
 
 
 def key_of(token: str) -> Secret:
     """Return the key under which the token's row is stored."""
-    digest = hashlib.sha256(token.encode("ascii")).hexdigest()
+    # A column of somebody else's may hold anything.
+    text = token.encode("utf-8", "surrogatepass")
+    digest = hashlib.sha256(text).hexdigest()
     return Secret(_KEY_PREFIX + digest)
+
+
+def is_plain(key: str) -> bool:
+    """Say whether what stands in the table is a token, not its hash."""
+    return not key.startswith(_KEY_PREFIX)
+
+
+def hashed(key: str) -> Secret:
+    """Return a key; of a plain one, what it is once it is hashed."""
+    return key_of(key) if is_plain(key) else Secret(key)
 
 
 def fingerprint(key: str) -> str:
     """Return the few characters of a key that a log line may show.
 
     Eight hex characters tell two sessions apart in a log, and are of no
-    use to somebody who wants to find the row or guess the token.
+    use to somebody who wants to find the row or guess the token. A plain
+    key is a token: its hash is shown, as when it is stored hashed.
     """
-    return key[len(_KEY_PREFIX) :][:8]
+    return hashed(key)[len(_KEY_PREFIX) :][:8]

@@ -17,20 +17,22 @@ _TRIES = 3
 _BETWEEN_TRIES = 0.5
 # After so many that failed one behind the other nothing is left to hope.
 _MOST_FAILED = 3
-_LEAST_ROWS = 20
 
 
 @dataclass
 class Pace:
     """How many rows at a time, and how long a rest: by the last batch.
 
+    :ivar least: rows of a batch at least, unless ``most`` is less: smaller
+        ones cost as much, and take longer in all.
     :ivar most: rows of a batch at most.
-    :ivar longest: seconds that a batch may take. Others may wait as long.
-    :ivar rest: seconds between two batches; None: as long as the last batch
-        took, so that those who wait get their turn.
+    :ivar longest: seconds that others may have to wait for a batch.
+    :ivar rest: seconds between two batches; None: three times what the last
+        one took, so that those who wait get their turn.
     :ivar size: rows of the next batch.
     """
 
+    least: int
     most: int
     longest: float
     rest: float | None
@@ -40,12 +42,12 @@ class Pace:
         self.size = min(self.most, 1000)
 
     def after(self, seconds: float) -> float:
-        """Take what a full batch took; return how long to rest."""
-        # A single batch says little: it may have waited for somebody.
+        """Take what a batch took; return how long to rest."""
+        # A single one says little: it may have met with something rare.
         change = min(max(self.longest / max(seconds, 1e-6), 0.5), 2.0)
-        least = min(_LEAST_ROWS, self.most)
+        least = min(self.least, self.most)
         self.size = min(max(int(self.size * change), least), self.most)
-        return seconds if self.rest is None else self.rest
+        return 3 * seconds if self.rest is None else self.rest
 
 
 @dataclass(frozen=True)
@@ -115,21 +117,23 @@ class Trimmer:
 
     def _step(self, way: Way, after: Any) -> Any:
         """Deal with one batch; return where to go on, None at the end."""
-        size, started = self._pace.size, self._timer.now()
-        batch = self._tried(way, after, size)
-        rest = self._pace.after(self._timer.now() - started)
+        batch = self._tried(way, after, self._pace.size)
         self.done.deleted += batch.deleted
         share = 1.0 if batch.last is None else way.share(batch.last)
         self._advance(self.done.deleted, share)
         if batch.last is not None:
-            self._timer.sleep(rest)
+            self._timer.sleep(self._pace.after(batch.seconds))
         return batch.last
 
     def _tried(self, way: Way, after: Any, size: int) -> Batch:
         for tries in range(1, _TRIES + 1):
             try:
                 batch = self._upkeep.delete(
-                    way, self._which, after=after, most=size
+                    way,
+                    self._which,
+                    after=after,
+                    most=size,
+                    clock=self._timer.now,
                 )
             except (SessionError, DBAPIError) as error:
                 if tries == _TRIES:

@@ -21,6 +21,7 @@ from webtest import TestApp
 from pyramid_limitedsession import make_table
 from pyramid_limitedsession.limits import Cutoffs
 from pyramid_limitedsession.schema import typed_table
+from pyramid_limitedsession.sqlupkeep import Upkeep
 
 MODES = ("joined", "separate")
 START = 1_800_000_000
@@ -29,6 +30,24 @@ START = 1_800_000_000
 def older_than(seen: int, now: int = START) -> Cutoffs:
     """Cutoffs of an idle limit only, at which an activity is too old."""
     return Cutoffs(now, (seen, 0))
+
+
+def count_dead(store: Any, cutoffs: Cutoffs) -> int:
+    """Return how many rows pls-trim would delete."""
+    return sum(Upkeep(store).count_dead(cutoffs).values())
+
+
+def trim(
+    store: Any, cutoffs: Cutoffs, most: int = 10_000, *, by_id: bool = False
+) -> int:
+    """Delete one batch as pls-trim does; return how many rows."""
+    upkeep = Upkeep(store)
+    way = upkeep.way_by_id() if by_id else upkeep.shortest_way()
+    which = upkeep.dead(cutoffs)
+    batch = upkeep.delete(
+        way, which, after=way.start, most=most, clock=lambda: 0.0
+    )
+    return batch.deleted
 
 
 class Clock:

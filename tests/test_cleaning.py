@@ -613,7 +613,9 @@ def test_rows_that_live_shorter_now_are_trimmed(world):
     upkeep = Upkeep(world.store)
     assert {"idle": 2} == upkeep.count_dead(cutoffs)
     way, which = upkeep.shortest_way(), upkeep.dead(cutoffs)
-    batch = upkeep.delete(way, which, after=way.start, most=10)
+    batch = upkeep.delete(
+        way, which, after=way.start, most=10, clock=lambda: 0.0
+    )
     assert 2 == batch.deleted
     assert [alive] == ids(world)
 

@@ -17,9 +17,10 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyramid_limitedsession import scripts
 from pyramid_limitedsession.limits import CLOCK_SKEW
+from pyramid_limitedsession.scripts import trim as pls_trim
 from pyramid_limitedsession.tokens import key_of, make_token
+from tests import apps
 from tests.apps import START, Clock, World, cookie_of
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -140,12 +141,12 @@ def cutoffs(world: World) -> Any:
 
 def count_dead(world: World) -> int:
     """Return how many rows trimming would delete now."""
-    return world.store.count_dead(cutoffs=cutoffs(world))
+    return apps.count_dead(world.store, cutoffs(world))
 
 
 def trim(world: World) -> int:
     """Trim; return how many rows went."""
-    return world.store.trim(cutoffs=cutoffs(world), after=-1, most=10000)[0]
+    return apps.trim(world.store, cutoffs(world))
 
 
 def clean(world: World) -> int:
@@ -240,7 +241,7 @@ def test_pls_trim_knows_the_same_borders(make, make_ini):
     """P8: the command deletes what the load refuses, and nothing else."""
     world = make(**FOUR)
     told = {put(world, **columns): said for columns, said in border_rows()}
-    assert 0 == scripts.trim([make_ini(world, START, **FOUR), "--days=365"])
+    assert 0 == pls_trim.main([make_ini(world, START, **FOUR), "--days=365"])
     assert living(told) == stored(world)
 
 
@@ -516,7 +517,7 @@ def test_nothing_is_deleted_for_lying_in_the_future(
         put(world, updated_at=START + ahead)
     assert (0, 0) == (count_dead(world), trim(world))
     make_host(world, self_clean=1, **limits).browser().get("/ended")
-    assert 0 == scripts.trim([make_ini(world, START, **limits), "--days=1"])
+    assert 0 == pls_trim.main([make_ini(world, START, **limits), "--days=1"])
     assert 2 * len(AHEAD) == len(world.rows())
 
 
@@ -652,7 +653,7 @@ def test_back_to_1970(make, make_host, make_ini, database):
         world.clock.now = moment
         told[moment] = [verdict(cleaning, token) for token in tokens]
         ini = make_ini(world, moment, **limits)
-        assert 0 == scripts.trim([ini, "--days=30"])
+        assert 0 == pls_trim.main([ini, "--days=30"])
     expected = ["absolute"] * 3 + ["revoked"]
     assert [expected] * 4 == list(told.values())
     assert before == world.rows()

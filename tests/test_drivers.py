@@ -22,7 +22,7 @@ from pyramid_limitedsession.errors import (
 )
 from pyramid_limitedsession.store import Record
 from pyramid_limitedsession.tokens import Secret, key_of, make_token
-from tests.apps import START, cookie_of, older_than
+from tests.apps import START, cookie_of, count_dead, older_than
 
 POSTGRESQL = ("postgresql", "psycopg2")
 MARIADB = ("mariadb", "mysqlclient")
@@ -230,7 +230,7 @@ def test_trim_goes_through_the_whole_table(world, browser):
     ids = [_put(world, seen=LONG_AGO, expires=None) for _ in range(3)]
     trim = world.store.trim
     cutoffs = older_than(START - 7200)
-    assert 3 == world.store.count_dead(cutoffs=cutoffs)
+    assert 3 == count_dead(world.store, cutoffs)
     assert (2, ids[1]) == trim(cutoffs=cutoffs, after=-1, most=2)
     assert (1, None) == trim(cutoffs=cutoffs, after=ids[1], most=2)
     assert {"a": "1"} == browser.get("/get").json

@@ -10,7 +10,7 @@ from pyramid.httpexceptions import HTTPFound
 
 from pyramid_limitedsession import SessionProfileError
 from pyramid_limitedsession.settings import read_settings
-from tests.apps import cookie_of
+from tests.apps import cookie_of, count_dead, trim
 from tests.threads import same_session
 
 PREFIX = "limitedsession."
@@ -397,7 +397,7 @@ def test_p8_trimming_knows_the_profiles(world):
 
     def dead():
         cutoffs = profiles.cutoffs(int(world.clock()))
-        return world.store.count_dead(cutoffs=cutoffs)
+        return count_dead(world.store, cutoffs)
 
     counts = []
     for seconds in (899, 1, 2 * HOUR - 901, 1, 30 * DAY - 2 * HOUR - 1, 1):
@@ -405,7 +405,7 @@ def test_p8_trimming_knows_the_profiles(world):
         counts.append(dead())
     assert [0, 2, 2, 3, 3, 4] == counts
     cutoffs = profiles.cutoffs(int(world.clock()) - 1)
-    assert 3 == world.store.trim(cutoffs=cutoffs, after=-1, most=9)[0]
+    assert 3 == trim(world.store, cutoffs, most=9)
     assert ["remember-me"] == [row.profile for row in world.rows()]
     cutoffs = profiles.cutoffs(int(world.clock()) + 9 * DAY)
     assert 1 == world.store.clean(cutoffs=cutoffs, most=9)

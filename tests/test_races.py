@@ -8,7 +8,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from tests.apps import cookie_of
+from tests.apps import cookie_of, trim
 from tests.threads import in_threads, same_session
 
 THREADS = 8
@@ -467,7 +467,7 @@ def test_p8_trimming_against_touches(make_world, database, mode):
             if n < len(browsers):
                 answers.append(browsers[n].get("/look"))
             else:
-                world.store.trim(cutoffs=cutoffs, after=-1, most=100)
+                trim(world.store, cutoffs, most=100)
 
         in_threads(work, len(browsers) + 1)
         told = [answer for answer in answers if cookie_of(answer)]

@@ -12,12 +12,14 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
 import pyramid_limitedsession
 from pyramid_limitedsession.options import OPTIONS, settings_table
+from tests.commands import COMMANDS, main_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.rst").read_text(encoding="utf-8")
@@ -129,14 +131,35 @@ def test_everything_public_is_documented():
         path.read_text(encoding="utf-8")
         for path in [ROOT / "README.rst", *(ROOT / "docs").glob("*.rst")]
     )
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     names = [
         *pyramid_limitedsession.__all__,
         *(option.name for option in OPTIONS),
-        *re.findall(r'"(pls-[a-z]+) =', setup),
+        *COMMANDS,
         "set_session_clock",
     ]
     assert [] == [name for name in names if name not in docs]
+
+
+def test_every_command_is_installed():
+    """Each module of commands is one, and setup.py makes a script of it."""
+    scripts = distribution("pyramid_limitedsession").entry_points
+    assert sorted(COMMANDS) == sorted(
+        script.name for script in scripts if script.name.startswith("pls-")
+    )
+    assert all(script.load() for script in scripts if script.name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_documented(name, capsys):
+    """Each option that --help shows has its line in docs/commands.rst."""
+    with pytest.raises(SystemExit):
+        main_of(name)(["--help"])
+    shown = set(re.findall(r"--[a-z]+(?:-[a-z]+)*", capsys.readouterr().out))
+    docs = (ROOT / "docs" / "commands.rst").read_text(encoding="utf-8")
+    common, *parts = re.split(r"\n(pls-[a-z]+)\n-+\n", docs)
+    part = common + parts[parts.index(name) + 1]
+    told = set(re.findall(r"``(--[a-z]+(?:-[a-z]+)*)", part))
+    assert shown - {"--", "--version"} == shown & told
 
 
 def test_every_public_name_exists():

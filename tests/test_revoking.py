@@ -14,7 +14,7 @@ from repoze.tm import TM, default_commit_veto
 from transaction.interfaces import TransientError
 
 from pyramid_limitedsession.ending import revoke
-from tests.apps import START, cookie_of
+from tests.apps import START, cookie_of, count_dead
 from tests.signed import SETTINGS, add_views, signed_in
 from tests.threads import in_threads, same_session
 
@@ -66,7 +66,7 @@ def test_a_tombstone_goes_when_its_session_would_have(world):
     for seconds in (3599, 1):
         world.clock.pass_(seconds)
         cutoffs = profiles.cutoffs(int(world.clock()))
-        counts.append(world.store.count_dead(cutoffs=cutoffs))
+        counts.append(count_dead(world.store, cutoffs))
     assert [0, 1] == counts
 
 

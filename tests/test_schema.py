@@ -20,7 +20,7 @@ from pyramid_limitedsession import SessionTableError, make_table
 from pyramid_limitedsession.engines import make_engine
 from pyramid_limitedsession.schema import typed_table
 from pyramid_limitedsession.sqlstore import SqlStore
-from tests.apps import MODES, START, World, older_than
+from tests.apps import MODES, START, World, count_dead, older_than, trim
 
 ROOT = Path(__file__).parent.parent
 
@@ -404,9 +404,8 @@ def test_names(make_app, space, mode, name):
     for _ in range(2):
         world.browser().get("/set?a=1")
     cutoffs = older_than(START)
-    assert 2 == world.store.count_dead(cutoffs=cutoffs)
-    values = {"cutoffs": cutoffs, "after": -1, "most": 1}
-    assert 1 == world.store.trim(**values)[0]
+    assert 2 == count_dead(world.store, cutoffs)
+    assert 1 == trim(world.store, cutoffs, most=1)
     world.clock.pass_(19999)
     cutoffs = older_than(START, now=world.clock.now)
     assert 1 == world.store.clean(cutoffs=cutoffs, most=9)
@@ -453,7 +452,7 @@ def test_schema(make_app, make_space, database, mode):
     with world.engine.connect() as connection:
         assert 1 == len(connection.execute(sa.select(there)).all())
     cutoffs = older_than(START)
-    assert 1 == world.store.trim(cutoffs=cutoffs, after=-1, most=9)[0]
+    assert 1 == trim(world.store, cutoffs, most=9)
 
 
 @pytest.mark.parametrize("database", SERVERS)

@@ -21,7 +21,7 @@ from pyramid.response import Response
 
 from pyramid_limitedsession.store import Record
 from pyramid_limitedsession.tokens import Secret, key_of, make_token
-from tests.apps import START, older_than
+from tests.apps import START, count_dead, older_than, trim
 
 CANARY = "canary-7f3a"
 PASSWORD = "parrot-91c2"
@@ -321,8 +321,8 @@ def _store_work(world, browser, sweep):
     work.rollback()
     now = int(world.clock())
     store.clean(cutoffs=older_than(now - 7200, now), most=10)
-    store.count_dead(cutoffs=older_than(now - 7200, now))
-    store.trim(cutoffs=older_than(now - 7200, now), after=-1, most=10)
+    count_dead(store, older_than(now - 7200, now))
+    trim(store, older_than(now - 7200, now), most=10)
 
 
 _SCENARIOS = {
@@ -494,7 +494,7 @@ def _fail_trim(skip):
         fault.arm(skip)
         cutoffs = older_than(START)
         store = world.store
-        sweep.run(lambda: store.trim(cutoffs=cutoffs, after=-1, most=9))
+        sweep.run(lambda: trim(store, cutoffs, most=9))
 
     return scenario
 

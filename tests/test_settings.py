@@ -16,7 +16,10 @@ from pyramid_limitedsession.options import (
     PROFILE_OPTIONS,
     settings_table,
 )
-from pyramid_limitedsession.serializers import JSONSerializer
+from pyramid_limitedsession.serializers import (
+    HybridSerializer,
+    JSONSerializer,
+)
 from pyramid_limitedsession.settings import (
     PREFIX,
     CookieSettings,
@@ -62,6 +65,7 @@ def _value(settings: Settings, name: str) -> Any:
         "lock_timeout": settings.lock_timeout,
         "table_name": settings.table_name,
         "schema": settings.schema,
+        "legacy_ids": policy.legacy_ids,
         "serializer": type(policy.serializer),
         "max_data_size": policy.max_data_size,
         "on_conflict": policy.on_conflict,
@@ -93,7 +97,8 @@ def test_defaults():
     )
     assert 65536 == settings.policy.max_data_size
     assert settings.policy.on_conflict == "merge"
-    assert isinstance(settings.policy.serializer, JSONSerializer)
+    assert type(settings.policy.serializer) is JSONSerializer
+    assert settings.policy.legacy_ids is False
     assert (1000, 1000) == (settings.self_clean, settings.self_clean_batch)
     assert settings.url is None
     assert {} == settings.engine
@@ -186,7 +191,12 @@ ACCEPTED = {
     "create_table": [*YES, *NO, ("auto", False), ("AUTO", False)],
     "table_name": WORDS,
     "schema": [*OFF, *WORDS],
-    "serializer": [("json", JSONSerializer), ("JSON", JSONSerializer)],
+    "legacy_ids": [*YES, *NO],
+    "serializer": [
+        ("json", JSONSerializer),
+        ("JSON", JSONSerializer),
+        ("hybrid", HybridSerializer),
+    ],
     "max_data_size": [
         *OFF,
         ("1", 1),
@@ -351,6 +361,7 @@ REFUSED: dict[str, list[Any]] = {
     "create_table": NO_BOOLS,
     "table_name": NO_WORDS,
     "schema": NO_WORDS,
+    "legacy_ids": NO_BOOLS,
     "serializer": ["", "pickle", "marshal", "json.dumps", None],
     "max_data_size": [
         "",

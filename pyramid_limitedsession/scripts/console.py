@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from ..factory import SessionFactory
 from ..sqlstore import SqlStore
 from ..tweens import REGISTRY_KEY
+from ..users import name_of
 
 try:
     from rich.console import Console
@@ -225,6 +226,14 @@ def positive(text: str) -> int:
     if not is_number or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return int(text)
+
+
+def user_named(text: str) -> str:
+    """Return a user's name as it is stored; WrongUse if none is so."""
+    try:
+        return name_of(text)
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
 
 
 def sentences(error: BaseException | None) -> str:

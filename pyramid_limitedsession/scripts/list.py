@@ -9,8 +9,7 @@ from ..errors import UnreadableDataError
 from ..loading import verdict_of
 from ..settings import Policy
 from ..store import Record
-from ..users import name_of
-from .console import Output, Site, WrongUse, parser_of, run, sessions
+from .console import Output, Site, parser_of, run, sessions, user_named
 from .times import moment
 
 _COLUMNS = ("id", "state", "created", "last used", "profile")
@@ -29,14 +28,6 @@ def main(argv: list[str] | None = None) -> int:
         "user", metavar="USER", help="as the session's user_key has it"
     )
     return run(parser, argv, _list)
-
-
-def user_named(text: str) -> str:
-    """Return a user's name as it is stored; WrongUse if none is so."""
-    try:
-        return name_of(text)
-    except ValueError as error:
-        raise WrongUse(str(error)) from error
 
 
 def _list(arguments: argparse.Namespace, site: Site, output: Output) -> None:

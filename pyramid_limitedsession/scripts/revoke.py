@@ -18,8 +18,8 @@ from .console import (
     progress,
     run,
     sessions,
+    user_named,
 )
-from .list import user_named
 from .times import When
 
 _BATCH = 500

@@ -92,8 +92,8 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--sleep",
         type=_seconds,
         metavar="SECONDS",
-        help="rest so long between two batches (default: on SQLite as long "
-        "as the last batch took, elsewhere not at all)",
+        help="rest so long between two batches (default: on SQLite three "
+        "times what the last one took, elsewhere not at all)",
     )
     parser.add_argument(
         "--max-seconds",
@@ -211,8 +211,8 @@ def pace_of(site: Site, batch: int, sleep: float | None) -> Pace:
     and may then be unlucky again. A server's others wait for nothing.
     """
     if site.store.engine.dialect.name == "sqlite":
-        return Pace(batch, 0.02, sleep)
-    return Pace(batch, 0.05, sleep or 0.0)
+        return Pace(100, batch, 0.01, sleep)
+    return Pace(1000, batch, 0.1, sleep or 0.0)
 
 
 def days(text: str) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tests.apps import START, World
+from tests.apps import START, World, trim
 from tests.interleaving.locks import Locks, Rows
 from tests.interleaving.player import (
     ERRORS,
@@ -26,6 +26,9 @@ from tests.interleaving.player import (
     Player,
 )
 from tests.interleaving.spec import Row, Spec, exactly
+
+# More rows than there are in any test of these.
+_EVERYTHING = 100
 
 
 class Stage:
@@ -226,13 +229,12 @@ class Stage:
         work.delete([row.id])
         work.commit()
 
-    def _trim(self, row: Row | None, most: int = 100) -> int:
+    def _trim(self, row: Row | None, most: int = _EVERYTHING) -> int:
         profiles = self.world.factory.settings.policy.profiles
         cutoffs = profiles.cutoffs(int(self.world.clock.now))
-        deleted: int = self.world.store.trim(
-            cutoffs=cutoffs, after=0, most=most
-        )[0]
-        return deleted
+        # A part of them is told from the others by their ids.
+        by_id = most < _EVERYTHING
+        return trim(self.world.store, cutoffs, most, by_id=by_id)
 
     # -- which steps can be made ---------------------------------------
 
