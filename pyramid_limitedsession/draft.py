@@ -66,7 +66,9 @@ class Draft:
         if not self.opened or (record is None and not self.content):
             return None
         text = policy.serializer.dumps(self.content)
-        is_same = record is not None and text == record.data
+        is_same = record is not None and (
+            text == policy.serializer.as_written(record.data)
+        )
         if is_same and not self.is_more_than_its_content:
             user = user_of(policy.user_key, self.content)
             # The column may be younger than the row.

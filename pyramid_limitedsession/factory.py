@@ -24,6 +24,7 @@ from .joined import (
     EnlistedStore,
     JoinedStores,
     MiddlewareStore,
+    ReadingWork,
     enlist,
     reading_connection,
     work_on,
@@ -155,8 +156,11 @@ class SessionFactory:
 
         def reader() -> SqlWork | None:
             connection = reading_connection(store, dbsession)
-            return (
-                SqlWork(store.statements, connection) if connection else None
+            if connection is None:
+                return None
+            is_active = active_transaction(request) is not None
+            return ReadingWork(
+                store, connection, enlisted if is_active else None
             )
 
         if is_external(request):

@@ -47,13 +47,13 @@ def find(
     token: Secret | None,
     now: int,
     *,
-    hash_id: Callable[[Record], Record | None] | None = None,
+    hash_id: Callable[[Record], Record | None],
 ) -> Found:
     """Return the session of a token, as the limits see it at ``now``.
 
     What came from a browser or stands in a damaged row is no error: it is
-    a new session. What ``read`` raises is. With ``hash_id``, a row whose id
-    is still plain is accepted too if the policy says so.
+    a new session. What ``read`` raises is. A row whose id is still plain is
+    hashed by ``hash_id``, and accepted, if the policy says so.
     """
     if token is None:
         return Found()
@@ -61,7 +61,7 @@ def find(
     row = None
     try:
         record = read(key)
-        if record is None and policy.legacy_ids and hash_id is not None:
+        if record is None and policy.legacy_ids:
             record = _read_plain(read, hash_id, token, key)
         if record is None:
             log.info("no session has this token (key %s)", fingerprint(key))

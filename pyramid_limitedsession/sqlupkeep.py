@@ -23,13 +23,10 @@ from .limits import Cutoffs
 from .sqlstore import SqlStore
 from .store import Record
 
-# With these PostgreSQL has one plan left: from one address on, in order.
-IN_ORDER = (
-    "SET LOCAL enable_seqscan = off; SET LOCAL enable_indexscan = off; "
-    "SET LOCAL enable_bitmapscan = off"
-)
 # Ranges of row addresses are scanned as such since then.
 _FIRST_WITH_RANGES = (14,)
+# Of PostgreSQL's pages, which have 8 KiB. A row of ours has 135 bytes or more.
+_ROWS_OF_A_PAGE = 60
 
 
 class _RowAddress(UserDefinedType[str]):
@@ -45,26 +42,21 @@ class _RowAddress(UserDefinedType[str]):
 class Way:
     """A way through the table, from its first row to what is its last now.
 
-    :ivar address: what a row is found by, ``id`` or PostgreSQL's ``ctid``.
-    :ivar start: an address before the first row.
-    :ivar end: the last id, or the number of pages.
+    :ivar is_by_page: page by page, as it lies on the disk; else by ids.
+    :ivar end: the number of pages, or the last id.
     """
 
-    address: sa.ColumnElement[Any]
-    start: Any
+    is_by_page: bool
     end: int
 
-    def share(self, after: Any) -> float:
-        """Return the part of the way up to an address, from 0 to 1."""
-        page = (
-            after.strip("()").partition(",")[0] if self.is_by_page else after
-        )
-        return min(int(page) / self.end, 1.0) if self.end else 1.0
-
     @property
-    def is_by_page(self) -> bool:
-        """It goes through the table as it lies on the disk."""
-        return isinstance(self.start, str)
+    def start(self) -> int:
+        """Where the first batch begins: behind the id, or at the page."""
+        return 0 if self.is_by_page else -1
+
+    def share(self, after: int) -> float:
+        """Return the part of the way up to here, from 0 to 1."""
+        return min(after / self.end, 1.0) if self.end else 1.0
 
 
 @dataclass(frozen=True)
@@ -88,12 +80,12 @@ class Batch:
     """What came of a batch.
 
     :ivar deleted: so many rows.
-    :ivar last: the address to go on behind, None at the end.
+    :ivar last: where to go on, None at the end.
     :ivar seconds: so long somebody else may have had to wait for it.
     """
 
     deleted: int
-    last: Any
+    last: int | None
     seconds: float = 0.0
 
 
@@ -112,10 +104,9 @@ class Upkeep:
 
     def way_by_id(self) -> Way:
         """Return the way by ids. It passes every row that is there now."""
-        column = self._table.c.id
+        query = sa.select(sa.func.max(self._table.c.id))
         with self._store.autocommit() as connection:
-            last = connection.execute(sa.select(sa.func.max(column))).scalar()
-        return Way(column, -1, last or 0)
+            return Way(False, connection.execute(query).scalar() or 0)
 
     def shortest_way(self) -> Way:
         """Return the fastest way past all rows that nobody writes.
@@ -124,10 +115,7 @@ class Upkeep:
         made. A row that is written meanwhile may be passed over.
         """
         pages = self._pages()
-        if pages is None:
-            return self.way_by_id()
-        ctid: Any = sa.literal_column("ctid", _RowAddress())
-        return Way(ctid, "(0,0)", pages)
+        return self.way_by_id() if pages is None else Way(True, pages)
 
     def _pages(self) -> int | None:
         """Return the number of pages, None where there are no such pages."""
@@ -158,70 +146,81 @@ class Upkeep:
         way: Way,
         which: Condition,
         *,
-        after: Any,
+        after: int,
         most: int,
         clock: Callable[[], float],
     ) -> Batch:
         """Delete the next rows that meet a condition, at most so many.
 
-        One that does not meet it any more when its turn comes survives.
+        Page by page, about so many. A row that does not meet the condition
+        any more when its turn comes survives.
         """
         last = self.skip(way, which, after=after, most=most)
         if last is None:
             return Batch(0, None)
-        deleting = self._table.delete().where(
-            way.address > _place("after", way),
-            way.address <= _place("last", way),
-            which,
-        )
-        values = {"after": after, "last": last}
-        with self._transaction(way) as connection:
+        deleting = self._table.delete().where(*self._between(way), which)
+        values: dict[str, Any] = {"after": after, "last": last}
+        if way.is_by_page:
+            values = {name: f"({page},0)" for name, page in values.items()}
+        with self._relaxed() as connection:
             # From here on: a wait for somebody else is not our doing.
             started = clock()
             deleted = connection.execute(deleting, values).rowcount
         return Batch(deleted, last, clock() - started)
 
+    @contextmanager
+    def _relaxed(self) -> Iterator[Connection]:
+        """Yield a connection in a transaction that may be lost.
+
+        Its commit does not wait for the disk: on SQLite everybody who writes
+        would wait as long. What is lost when the power fails is a deletion,
+        which the next run makes again.
+        """
+        with (
+            translated(self._table.fullname),
+            self._store.transaction(_relax) as connection,
+        ):
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql(
+                    "SET LOCAL synchronous_commit = off"
+                )
+            yield connection
+
+    def _between(self, way: Way) -> tuple[Condition, Condition]:
+        if not way.is_by_page:
+            number = self._table.c.id
+            return number > bindparam("after"), number <= bindparam("last")
+        address = sa.literal_column("ctid", _RowAddress())
+        after, last = (
+            sa.cast(bindparam(name, type_=sa.String), _RowAddress())
+            for name in ("after", "last")
+        )
+        return address >= after, address < last
+
     def skip(
-        self, way: Way, which: Condition, *, after: Any, most: int
-    ) -> Any:
-        """Return the address of the last row of the next batch, or None.
+        self, way: Way, which: Condition, *, after: int, most: int
+    ) -> int | None:
+        """Return where `delete` would go on, None at the end.
 
         Found without a lock: on SQLite others may write meanwhile.
         """
-        found = (
-            sa.select(way.address.label("address"))
-            .select_from(self._table)
-            .where(way.address > _place("after", way), which)
-            .limit(bindparam("most", type_=sa.Integer))
-        )
-        if not way.is_by_page:
-            # Rows that are made meanwhile are none of this walk's.
-            found = found.where(way.address <= way.end).order_by(way.address)
-        batch = found.subquery()
-        query = sa.select(sa.func.max(batch.c.address))
-        values = {"after": after, "most": most}
-        with self._reading(way) as connection:
-            return connection.execute(query, values).scalar()
-
-    @contextmanager
-    def _reading(self, way: Way) -> Iterator[Connection]:
         if way.is_by_page:
-            with self._transaction(way) as connection:
-                yield connection
-        else:
-            with self._store.autocommit() as connection:
-                yield connection
-
-    @contextmanager
-    def _transaction(self, way: Way) -> Iterator[Connection]:
-        store = self._store
-        with (
-            translated(self._table.fullname),
-            store.transaction(_prepare) as connection,
-        ):
-            if way.is_by_page:
-                connection.exec_driver_sql(IN_ORDER)
-            yield connection
+            pages = max(most // _ROWS_OF_A_PAGE, 1)
+            return after + pages if after < way.end else None
+        number = self._table.c.id
+        found = (
+            sa.select(number)
+            .where(number > bindparam("after"), number <= way.end, which)
+            .order_by(number)
+            .limit(bindparam("most", type_=sa.Integer))
+            .subquery()
+        )
+        query = sa.select(sa.func.max(found.c.id))
+        with self._store.autocommit() as connection:
+            last: int | None = connection.execute(
+                query, {"after": after, "most": most}
+            ).scalar()
+            return last
 
     # -- selections ----------------------------------------------------
 
@@ -278,19 +277,11 @@ class Upkeep:
             return {str(reason): count for reason, count in counted}
 
 
-def _prepare(connection: Connection) -> None:
-    """Let a commit on SQLite not wait for the disk, while all others wait.
-
-    In WAL mode that cannot damage the file. What is lost when the power
-    fails is a deletion, which the next run makes again.
-    """
+def _relax(connection: Connection) -> None:
+    """Prepare SQLite for a commit that does not wait for the disk."""
     if connection.dialect.name != "sqlite" or connection.in_transaction():
         return
     mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
     if mode == "wal":
+        # In another mode it could damage the file.
         connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
-
-
-def _place(name: str, way: Way) -> sa.ColumnElement[Any]:
-    value: Any = bindparam(name, type_=sa.String if way.is_by_page else None)
-    return sa.cast(value, _RowAddress()) if way.is_by_page else value

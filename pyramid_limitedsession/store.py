@@ -24,7 +24,8 @@ class Record:
     A time is None only in a damaged row, whose session is unreadable.
 
     :ivar id: the row's identity; it survives rotation. 0: not stored yet.
-    :ivar key: hash of the token, see `tokens.key_of`.
+    :ivar key: hash of the token, see `tokens.key_of`; the token itself in a
+        row that is not hashed yet, see ``legacy_ids``.
     :ivar data: the serialized content.
     :ivar version: grows with every change of the data (compare-and-swap).
     :ivar created: when the session began.

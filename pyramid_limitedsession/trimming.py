@@ -27,15 +27,17 @@ class Pace:
         ones cost as much, and take longer in all.
     :ivar most: rows of a batch at most.
     :ivar longest: seconds that others may have to wait for a batch.
-    :ivar rest: seconds between two batches; None: three times what the last
-        one took, so that those who wait get their turn.
+    :ivar share: so much of what the last batch took is the rest before the
+        next one, so that those who wait get their turn.
+    :ivar rest: seconds to rest instead, None: as ``share`` says.
     :ivar size: rows of the next batch.
     """
 
     least: int
     most: int
     longest: float
-    rest: float | None
+    share: float
+    rest: float | None = None
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,7 +49,7 @@ class Pace:
         change = min(max(self.longest / max(seconds, 1e-6), 0.5), 2.0)
         least = min(self.least, self.most)
         self.size = min(max(int(self.size * change), least), self.most)
-        return 3 * seconds if self.rest is None else self.rest
+        return self.share * seconds if self.rest is None else self.rest
 
 
 @dataclass(frozen=True)

@@ -182,8 +182,14 @@ class Unit:
             raise self.failure
         self.stored.now = self._clock()
         try:
-            read = self.place.to_read().load
-            found = find(self.policy, read, self.stored.token, self.stored.now)
+            reader = self.place.to_read()
+            found = find(
+                self.policy,
+                reader.load,
+                self.stored.token,
+                self.stored.now,
+                hash_id=reader.hash_id,
+            )
         except Exception as error:
             self.failure = error
             raise

@@ -21,11 +21,24 @@ COMMANDS = (
     "scripts.clear",
     "scripts.trim",
 )
+# What pls-doctor knows has a house of its own.
+DOCTOR = (
+    "doctor.checks",
+    "doctor.setupchecks",
+    "doctor.databasechecks",
+    "doctor.tablechecks",
+    "doctor.repairs",
+    "doctor.sqlfacts",
+    "doctor.reflection",
+    "doctor.facts",
+    "doctor.__init__",
+)
 # From the roof to the ground: a module may import from modules below it.
 STOREYS = (
     "demo",
     *COMMANDS,
     "scripts.times",
+    "scripts.looking",
     "scripts.console",
     "scripts.__init__",
     "__init__",
@@ -47,6 +60,7 @@ STOREYS = (
     "loading",
     "place",
     "trimming",
+    *DOCTOR,
     "migrations",
     "sqlstats",
     "sqlupgrade",
@@ -80,7 +94,7 @@ EFFECTS = {"time", "random", "pyramid"}
 UPPER = STOREYS[: STOREYS.index("session") + 1]
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    for folder in (PACKAGE, PACKAGE / "scripts")
+    for folder in (PACKAGE, PACKAGE / "scripts", PACKAGE / "doctor")
     for path in folder.glob("*.py")
 )
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from pyramid_limitedsession.checks import CHECKS, check, checks_table
-from pyramid_limitedsession.facts import (
+from pyramid_limitedsession.doctor.checks import CHECKS, check, checks_table
+from pyramid_limitedsession.doctor.facts import (
     DAY,
     ApplicationFacts,
     ColumnFacts,

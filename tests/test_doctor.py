@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pyramid_limitedsession.sqlfacts import look_at_application
+from pyramid_limitedsession.doctor.sqlfacts import look_at_application
 from tests.apps import World
 from tests.commands import DAY, Ini, main_of, put
 
@@ -29,6 +29,7 @@ class Patient(Ini):
     """A set-up, and what pls-doctor says about it.
 
     :ivar settings: of its application, by their keys.
+    :ivar is_alone: nobody else uses its database.
     :ivar server: of the ini file's ``[server:main]``.
     """
 
@@ -38,6 +39,7 @@ class Patient(Ini):
         self.server: dict[str, str] = {}
         key = "limitedsession.sqlalchemy.url"
         self.last: Any = None
+        self.is_alone = False
         self.url_key = "app.url" if world.mode == "joined" else key
         self.settings = {
             self.url_key: world.url,
@@ -94,6 +96,9 @@ class Patient(Ini):
         """Do what the last findings say, in the order they were told."""
         for finding in self.last["findings"]:
             cure = finding["cure"]
+            if not self.is_alone:
+                # That waits for whoever else is in the database.
+                cure = cure.replace(" INDEX CONCURRENTLY ", " INDEX ")
             statements = STATEMENT.findall(cure)
             commands = COMMAND.findall(cure)
             settings = SETTING.findall(cure)
@@ -140,6 +145,24 @@ def _patient(make_patient, database, mode):
 def _lite(make_patient):
     """A healthy set-up where the database makes no difference."""
     return make_patient()
+
+
+@pytest.fixture(name="alone")
+def _alone(databases, run_name, tmp_path, capsys, clock):
+    """A healthy set-up in a PostgreSQL database that nobody else uses."""
+    url = sa.make_url(databases.url("postgresql"))
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    name = f"pls_{run_name}_doctor"
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        own = url.set(database=name).render_as_string(hide_password=False)
+        world = World(own, "separate", clock=clock, table="sessions")
+        patient = Patient(world, tmp_path / "test.ini", capsys)
+        patient.is_alone = True
+        yield patient
+        world.close()
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()
 
 
 # -- nothing to be found -----------------------------------------------
@@ -674,7 +697,6 @@ LEVELS = [
     (PG, {"app.isolation": "READ COMMITTED"}, {}, []),
     (PG, {"app.isolation": "REPEATABLE READ"}, {}, FOUND),
     (PG, {"app.isolation": "SERIALIZABLE"}, {}, FOUND),
-    (PG, {"app.isolation": "AUTOCOMMIT"}, {}, FOUND),
     (
         PG,
         {},
@@ -685,7 +707,6 @@ LEVELS = [
     (MARIADB, {"app.isolation": "REPEATABLE READ"}, {}, []),
     (MARIADB, {"app.isolation": "REPEATABLE READ"}, SNAPSHOT, FOUND),
     (MARIADB, {"app.isolation": "SERIALIZABLE"}, {}, FOUND),
-    (MARIADB, {"app.isolation": "AUTOCOMMIT"}, {}, FOUND),
     ("sqlite", {"app.begin": "BEGIN"}, {}, [*FOUND, "warning journal"]),
     ("sqlite", {"app.begin": "begin  immediate"}, {}, []),
     ("sqlite", {"app.begin": "BEGIN EXCLUSIVE"}, {}, []),
@@ -700,6 +721,14 @@ def test_isolation(make_patient, database, settings, query, expected):
     url = with_query(patient.world.url, **query)
     patient.settings |= {patient.url_key: url, **settings}
     assert expected == patient.ills()
+
+
+def test_autocommit(make_patient, driver):
+    """Whatever the driver, an engine that commits each statement is found."""
+    patient = make_patient(driver, "joined")
+    assert [] == patient.ills()
+    patient.settings["app.isolation"] = "AUTOCOMMIT"
+    assert FOUND == patient.ills()
 
 
 RETRY = [
@@ -867,20 +896,33 @@ def test_pickled_contents(patient):
     assert [] == patient.ills()
 
 
-def test_dead_tuples(make_patient):
+def test_dead_tuples(alone):
     """PostgreSQL: space that nobody frees is found, and freed."""
-    patient = make_patient("postgresql")
-    patient.sql(
+    alone.sql(
         "ALTER TABLE {} SET (autovacuum_enabled = false)",
         "INSERT INTO {} (session_id, data, version, created_at, updated_at) "
-        "SELECT '2::' || n, '{{}}', 1, now(), now() "
-        "FROM generate_series(1, 10000) n".replace("{{}}", "{{}}"),
+        "SELECT '2::' || n, '', 1, now(), now() "
+        "FROM generate_series(1, 10000) n",
         "DELETE FROM {}",
         "SELECT pg_stat_force_next_flush()",
     )
-    assert ["warning vacuum"] == patient.ills()
-    patient.cure()
-    assert [] == patient.ills()
+    assert ["warning vacuum"] == alone.ills()
+    alone.cure()
+    assert [] == alone.ills()
+
+
+def test_indexes_while_others_write(alone):
+    """PostgreSQL: indexes are made and dropped without a lock."""
+    alone.sql(
+        "DROP INDEX ix_{}_expires_at, ix_{}_user_id",
+        "CREATE INDEX moves ON {} (updated_at)",
+    )
+    expected = ["warning indexes", "warning indexes", "warning updated_at"]
+    assert expected == alone.ills()
+    cures = [finding["cure"] for finding in alone.last["findings"]]
+    assert all(" INDEX CONCURRENTLY " in cure for cure in cures)
+    alone.cure()
+    assert [] == alone.ills()
 
 
 # -- how the application is put together -------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from alembic.migration import MigrationContext
 from pyramid.config import Configurator
 from sqlalchemy.exc import IntegrityError
 
-from pyramid_limitedsession import SessionTableError, make_table
+from pyramid_limitedsession import make_table
 from pyramid_limitedsession.engines import make_engine
 from pyramid_limitedsession.schema import typed_table
 from pyramid_limitedsession.sqlstore import SqlStore
@@ -244,48 +243,6 @@ def test_indexes(engine, table):
         ("expires_at",): False,
         ("user_id",): False,
     } == indexes
-
-
-def test_the_statements_in_the_docs_bring_an_old_table_up_to_date(
-    engine, table, database
-):
-    """What docs/operations.rst says makes of a table of before one of now."""
-    added = ("user_id", "profile", "ended")
-    old = sa.MetaData()
-    sa.Table(
-        "sessions",
-        old,
-        *(
-            sa.Column(column.name, column.type, nullable=column.nullable)
-            for column in make_table(sa.MetaData(), "sessions").columns
-            if column.name not in added
-        ),
-    )
-    old.create_all(engine)
-    with pytest.raises(SessionTableError, match="user_id"):
-        SqlStore(engine, typed_table("sessions"), lock_timeout=5).check()
-    docs = (ROOT / "docs" / "operations.rst").read_text(encoding="utf-8")
-    statements = re.findall(r"^    ((?:ALTER|CREATE).*);$", docs, re.M)
-    assert 4 == len(statements)
-    user, plain = re.findall(r"``(CHARACTER\s[^`]*)``", docs)
-    for statement in statements:
-        if database == "mariadb" and "ALTER" in statement:
-            statement += " " + (user if "user_id" in statement else plain)
-        run(engine, statement)
-
-    def shape(name):
-        inspector = sa.inspect(engine)
-        columns = [
-            (column["name"], column["type"].compile(engine.dialect))
-            for column in inspector.get_columns(name)
-            if column["name"] in added
-        ]
-        indexes = [
-            index["column_names"] for index in inspector.get_indexes(name)
-        ]
-        return columns, ["user_id"] in indexes
-
-    assert shape("visits") == shape("sessions")
 
 
 def test_no_foreign_keys(engine, table):

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 
 from pyramid_limitedsession.reserving import reserved
 from pyramid_limitedsession.scripts import trim
-from pyramid_limitedsession.sqlupkeep import IN_ORDER, Upkeep
+from pyramid_limitedsession.sqlupkeep import Upkeep
 from pyramid_limitedsession.trimming import Pace, Timer, Trimmer
 from tests.apps import START, older_than
 from tests.commands import DAY, VARIABLE, count, put, times
@@ -353,7 +353,8 @@ def test_trim_goes_on_behind_a_batch_that_survives(world, way):
         batch = upkeep.delete(walk, upkeep.dead(WHICH), after=after, **MOST_1)
         after = batch.last
         counts.append(batch.deleted)
-    assert [0, 1, 1, 1, 0] == counts
+    expected = [3, 0] if walk.is_by_page else [0, 1, 1, 1, 0]
+    assert expected == counts
     assert touched == [row.id for row in world.rows()]
 
 
@@ -391,18 +392,40 @@ def test_the_way_of_a_partitioned_table(world):
 
 
 @pytest.mark.parametrize("database", ["postgresql"])
-@pytest.mark.parametrize("mode", ["separate"])
-def test_the_page_way_does_not_read_a_page_twice(world):
-    """Each batch is found from where the last one ended, by row address."""
-    put(world, *[(DEAD, DEAD)] * 50)
-    with world.store.transaction() as connection:
-        connection.exec_driver_sql(IN_ORDER)
-        plan = connection.exec_driver_sql(
-            f"EXPLAIN SELECT max(a) FROM (SELECT ctid AS a FROM "
-            f"{world.table.name} WHERE ctid > '(0,7)'::tid AND "
-            "updated_at < now() LIMIT 10) AS batch"
-        )
-        assert "Tid Range Scan" in "".join(plan.scalars())
+def test_the_page_way_reads_its_pages_only(world):
+    """Each batch is a range of pages, and no other page is read for it."""
+    put(world, (DEAD, DEAD))
+    upkeep, plans = Upkeep(world.store), []
+
+    def explain(connection, cursor, statement, parameters, *rest):
+        if statement.startswith("DELETE") and not plans:
+            plans.append("")
+            plan = connection.exec_driver_sql(
+                f"EXPLAIN {statement}", parameters
+            )
+            plans[0] = "".join(plan.scalars())
+
+    sa.event.listen(world.store.engine, "before_cursor_execute", explain)
+    trimmer(world, upkeep).walk(upkeep.shortest_way())
+    assert "Tid Range Scan" in plans[0]
+    assert [] == times(world)
+
+
+@pytest.mark.parametrize("database", ["postgresql"])
+def test_the_page_way_of_a_large_table(world):
+    """Over many pages, each row is met once, wherever it lies."""
+    put(world, *[(DEAD, DEAD), (DEAD, START)] * 600)
+    # Moved behind all others, and still dead.
+    world.execute(
+        world.table.update()
+        .where(world.table.c.updated_at == DEAD, world.table.c.id % 3 == 0)
+        .values(profile=None, version=2)
+    )
+    upkeep = Upkeep(world.store)
+    way = upkeep.shortest_way()
+    assert way.end > 20
+    done = trimmer(world, upkeep, batch=120).walk(way)
+    assert (600, 600) == (done.deleted, count(world))
 
 
 # -- what fails ------------------------------------------------------------
@@ -430,7 +453,7 @@ def trimmer(world, upkeep, *, batch=2, rests=None) -> Trimmer:
     return Trimmer(
         upkeep,
         upkeep.dead(WHICH),
-        pace=Pace(1, batch, 1.0, 0.0),
+        pace=Pace(1, batch, 1.0, 0.0, 0.0),
         timer=(rests or Rests()).timer(),
     )
 
@@ -475,7 +498,7 @@ def test_a_bad_batch_is_tried_again_then_left(forbidden):
     rests = Rests()
     upkeep = Upkeep(forbidden.store)
     work = trimmer(forbidden, upkeep, rests=rests)
-    done = work.walk(upkeep.shortest_way())
+    done = work.walk(upkeep.way_by_id())
     assert (5, 1, 1) == (done.deleted, done.retried, len(done.failed))
     assert done.is_finished
     assert [0.5, 1.0] == [each for each in rests.slept if each]
@@ -497,12 +520,12 @@ def test_a_bad_batch_is_told(forbidden, make_ini, monkeypatch):
 def test_when_all_fails_it_gives_up(forbidden, make_ini, monkeypatch):
     """After three batches in a row that failed: a sentence, and code 1."""
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    put(forbidden, *[(DEAD, DEAD)] * 9, version=7)
+    put(forbidden, *[(DEAD, DEAD)] * 300, version=7)
     code, out, err = make_ini(forbidden).trim("--batch", "1")
     assert (1, "") == (code, out)
     assert err.startswith("pls-trim: ")
     assert "canary" not in err
-    assert 9 == len(forbidden.rows())
+    assert 300 == count(forbidden)
 
 
 def test_a_busy_row_is_waited_for(make_world, database):
@@ -633,7 +656,7 @@ def test_a_small_pool_is_enough(make_world, database):
 
 def test_a_batch_that_takes_long_makes_the_next_one_smaller():
     """By half at most at a time, down to twenty rows."""
-    pace = Pace(20, 5000, 0.02, None)
+    pace = Pace(20, 5000, 0.02, 3.0)
     sizes = []
     for _ in range(7):
         sizes.append(pace.size)
@@ -643,7 +666,7 @@ def test_a_batch_that_takes_long_makes_the_next_one_smaller():
 
 def test_a_batch_that_is_quick_makes_the_next_one_larger():
     """Twice as large at most at a time, up to --batch."""
-    pace = Pace(20, 5000, 0.02, None)
+    pace = Pace(20, 5000, 0.02, 3.0)
     sizes = []
     for _ in range(5):
         sizes.append(pace.size)
@@ -653,7 +676,7 @@ def test_a_batch_that_is_quick_makes_the_next_one_larger():
 
 def test_a_batch_in_time_stays_as_it_is():
     """At the very time that it may take, nothing changes."""
-    pace = Pace(20, 5000, 0.02, None)
+    pace = Pace(20, 5000, 0.02, 3.0)
     pace.after(0.02)
     assert 1000 == pace.size
 
@@ -663,12 +686,12 @@ def test_a_batch_in_time_stays_as_it_is():
 )
 def test_the_rest_between_batches(rest, expected):
     """Three times what the batch took, or as --sleep says."""
-    assert expected == Pace(20, 5000, 0.02, rest).after(0.25)
+    assert expected == Pace(20, 5000, 0.02, 3.0, rest).after(0.25)
 
 
 def test_no_batch_is_larger_than_told():
     """--batch 7 is seven rows, whatever they take."""
-    pace = Pace(20, 7, 0.02, None)
+    pace = Pace(20, 7, 0.02, 3.0)
     for seconds in (0.001, 9.0, 0.0):
         pace.after(seconds)
         assert 7 == pace.size

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from ..checks import CHECKS, Finding, Report, check
-from ..facts import Facts, Level
+from ..doctor.checks import CHECKS, Finding, Report, check
+from ..doctor.facts import Facts, Level
 from .console import Output, Site, parser_of, run
 from .looking import facts_of, public_url
 

@@ -18,13 +18,8 @@ from pyramid.settings import asbool
 from pyramid.tweens import EXCVIEW
 from sqlalchemy.engine import Connection, Engine
 
-from ..engines import is_in_memory
-from ..errors import SessionTableError
-from ..expiry import TM_TWEEN
-from ..factory import UNIT
-from ..facts import ApplicationFacts, Facts, Public, Wiring
-from ..reading import parts_of
-from ..sqlfacts import (
+from ..doctor.facts import ApplicationFacts, Facts, Public, Wiring
+from ..doctor.sqlfacts import (
     look_at_application,
     look_at_rows,
     look_at_server,
@@ -32,6 +27,11 @@ from ..sqlfacts import (
     look_at_vacuum,
     real_table,
 )
+from ..engines import is_in_memory
+from ..errors import SessionTableError
+from ..expiry import TM_TWEEN
+from ..factory import UNIT
+from ..reading import parts_of
 from ..tweens import lifecycle_tween_factory
 from .console import Site, sentences
 
@@ -70,15 +70,14 @@ def _with_database(facts: Facts, site: Site) -> Facts:
     clock = site.factory.clock
     try:
         facts = replace(facts, server=look_at_server(store, clock))
+        # First: who reads a table may tidy up what is counted there.
+        facts = replace(facts, vacuum=look_at_vacuum(store, table))
         found = look_at_table(store, table)
         facts = replace(facts, table=found, has_table=found is not None)
         facts = replace(facts, application=_application(site))
         if found is not None:
-            facts = replace(
-                facts,
-                vacuum=look_at_vacuum(store, table),
-                rows=look_at_rows(store, table, cutoffs),
-            )
+            rows = look_at_rows(store, table, cutoffs)
+            facts = replace(facts, rows=rows)
     except SessionTableError:
         # A column is missing, which is a finding of its own.
         return facts

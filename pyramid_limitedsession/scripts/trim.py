@@ -92,8 +92,8 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--sleep",
         type=_seconds,
         metavar="SECONDS",
-        help="rest so long between two batches (default: on SQLite three "
-        "times what the last one took, elsewhere not at all)",
+        help="rest so long between two batches (default: a part of what the "
+        "last one took; on SQLite three times that)",
     )
     parser.add_argument(
         "--max-seconds",
@@ -207,12 +207,15 @@ def _ago(site: Site, number: float) -> int:
 def pace_of(site: Site, batch: int, sleep: float | None) -> Pace:
     """Return the pace at which rows of this database are deleted.
 
-    SQLite has one writer at a time: others wait as long as a batch takes,
-    and may then be unlucky again. A server's others wait for nothing.
+    As measured, see docs/benchmarks.rst. SQLite has one writer at a time:
+    others wait as long as a batch takes, and may then be unlucky again. On
+    MariaDB they wait for the disk, which takes longer after a large batch.
     """
-    if site.store.engine.dialect.name == "sqlite":
-        return Pace(100, batch, 0.01, sleep)
-    return Pace(1000, batch, 0.1, sleep or 0.0)
+    least, longest, share = {
+        "sqlite": (100, 0.01, 3.0),
+        "postgresql": (1000, 0.01, 0.15),
+    }.get(site.store.engine.dialect.name, (400, 0.005, 0.25))
+    return Pace(least, batch, longest, share, sleep)
 
 
 def days(text: str) -> float:

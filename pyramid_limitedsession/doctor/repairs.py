@@ -18,8 +18,8 @@ from sqlalchemy.schema import (
 )
 from sqlalchemy.sql.ddl import BaseDDLElement
 
+from ..schema import MYSQL
 from .facts import LARGEST_ID, ColumnFacts, TableFacts
-from .schema import MYSQL
 
 
 class Repairs:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..limits import CLOCK_SKEW
+from ..schema import MYSQL
+from ..serializers import HybridSerializer
 from .facts import (
     DAY,
     ApplicationFacts,
@@ -12,10 +15,7 @@ from .facts import (
     Told,
     known,
 )
-from .limits import CLOCK_SKEW
 from .repairs import Repairs
-from .schema import MYSQL
-from .serializers import HybridSerializer
 
 # Seconds of which NTP would not let two clocks differ.
 _SUSPICIOUS = 5

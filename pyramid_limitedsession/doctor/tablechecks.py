@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..schema import MYSQL
 from .facts import (
     LARGEST_ID,
     ColumnFacts,
@@ -18,7 +19,6 @@ from .facts import (
     known,
 )
 from .repairs import Repairs
-from .schema import MYSQL
 
 # What is stored beside the data in one statement, amply.
 _REST_OF_STATEMENT = 4096

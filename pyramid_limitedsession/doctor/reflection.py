@@ -11,6 +11,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.types import NullType, TypeEngine
 
+from ..schema import MYSQL
 from .facts import (
     LARGEST_ID,
     ColumnFacts,
@@ -18,7 +19,6 @@ from .facts import (
     IndexFacts,
     TableFacts,
 )
-from .schema import MYSQL
 
 _INTEGER_BITS = {
     "TINYINT": 8,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from ..options import PROFILE
+from ..profiles import Profile
+from ..reading import PREFIX
 from .facts import Elsewhere, Facts, Public, Told
-from .options import PROFILE
-from .profiles import Profile
-from .reading import PREFIX
 
 # An idle session may last longer by this part of its limit, without a hint.
 _LARGEST_TOUCH = 1 / 5

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
-from .settings import Settings
+from ..settings import Settings
 
 Level = Literal["error", "warning", "hint"]
 # What a check says: how bad it is, what is wrong, what to do about it.

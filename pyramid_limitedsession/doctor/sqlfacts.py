@@ -16,9 +16,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from .dberrors import translated
-from .deadrows import DeadRows
-from .errors import SessionBusyError, SessionError
+from ..dberrors import translated
+from ..deadrows import DeadRows
+from ..errors import SessionBusyError, SessionError
+from ..limits import Cutoffs
+from ..schema import MYSQL
+from ..sqlstore import SqlStore
 from .facts import (
     DAY,
     ApplicationFacts,
@@ -27,10 +30,7 @@ from .facts import (
     TableFacts,
     VacuumFacts,
 )
-from .limits import Cutoffs
 from .reflection import quoted, reflected
-from .schema import MYSQL
-from .sqlstore import SqlStore
 
 # Cleaning looks at a row two days after the end of its session at the latest.
 _LONGEST_DUE = 2 * DAY
