@@ -10,8 +10,11 @@ before. docs/operations.rst says why.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
+import weakref
+from collections.abc import Callable
 
 from .factory import SessionFactory
 from .store import Store
@@ -24,10 +27,17 @@ class Cleaner:
 
     def __init__(self, factory: SessionFactory) -> None:
         self._factory = factory
-        self._lock = threading.Lock()
         self._requests: int | None = None
-        self._is_cleaning = False
         self._skipped_at: int | None = None
+        self._begin()
+        # A thread of the parent may have been at it. Weak, because a fork
+        # hook stays for the life of the process.
+        ref = weakref.WeakMethod(self._begin)
+        os.register_at_fork(after_in_child=lambda: _call(ref))
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._is_cleaning = False
 
     def count(self, store: Store) -> None:
         """Count a request; clean if a batch is owed. Never raises."""
@@ -37,6 +47,7 @@ class Cleaner:
         now = int(self._factory.clock())
         if not self._is_due(settings.self_clean, now):
             return
+        deleted = None
         try:
             deleted = store.clean(
                 cutoffs=settings.policy.profiles.cutoffs(now),
@@ -45,8 +56,9 @@ class Cleaner:
         except Exception:
             # The visitor has nothing to do with it.
             log.warning("expired sessions were not deleted", exc_info=True)
-            self._skipped_at, deleted = now, 0
-        self._take(deleted, now)
+        finally:
+            # Also when it is interrupted. None: it stays owed.
+            self._take(deleted, now)
 
     def _is_due(self, every: int, now: int) -> bool:
         """Count; say whether this request is the one that cleans."""
@@ -67,7 +79,7 @@ class Cleaner:
         with self._lock:
             self._is_cleaning = False
             if deleted is None:
-                # Somebody else is at it; he may take a while.
+                # Somebody else is at it, or it failed: not at once again.
                 self._skipped_at = now
                 return
             left = (self._requests or 0) - settings.self_clean
@@ -75,3 +87,9 @@ class Cleaner:
                 # No more is due, and nothing owed.
                 left %= settings.self_clean
             self._requests = left
+
+
+def _call(ref: weakref.WeakMethod[Callable[[], None]]) -> None:
+    method = ref()
+    if method is not None:
+        method()

@@ -75,6 +75,8 @@ def revoke(
     found: list[Record],
     reason: Literal["revoked", "limit"],
     now: int,
+    *,
+    whoever: bool = False,
 ) -> int:
     """Make tombstones of rows, which keep their places until they expire.
 
@@ -82,13 +84,14 @@ def revoke(
 
     They are locked in the order of their ids first, as everybody does: of
     two sessions that end each other, one waits for the other. Whose user is
-    another one by then is left alone.
+    another one by then is left alone, unless they are to end ``whoever`` they
+    are of.
     """
     users = {record.id: record.user for record in found}
     ids = [
         record.id
         for record in work.lock_all(users)
-        if record.user == users[record.id]
+        if whoever or record.user == users[record.id]
     ]
     if ids:
         work.revoke(ids, reason=reason, until=now + _TOMBSTONE)

@@ -271,6 +271,10 @@ class MiddlewareStore(EnlistedStore):
         """See `Store`."""
         return self._reader().of_user(user)
 
+    def clean(self, *, cutoffs: Cutoffs, most: int) -> int | None:
+        """See `Store`."""
+        return self._store.clean(cutoffs=cutoffs, most=most)
+
     def _reader(self) -> SqlStore | SqlWork:
         connection = reading_connection(self._store, self._dbsession)
         if connection is None:

@@ -84,6 +84,8 @@ def _is_taken(connection: Connection, table: str, patience: int) -> bool:
         connection.exec_driver_sql(
             "SET LOCAL idle_in_transaction_session_timeout = 0"
         )
+        if (connection.dialect.server_version_info or ()) >= (17,):
+            connection.exec_driver_sql("SET LOCAL transaction_timeout = 0")
         lock = sa.func.pg_advisory_xact_lock(lock_number(table))
         connection.execute(sa.select(lock))
         return True
@@ -99,9 +101,11 @@ def _take_file(
 ) -> tuple[Connection, Engine] | None:
     # SQLite has no such locks. Another file beside the database has: it is
     # let go also when its process is killed, on every system.
-    url = engine.url.set(
-        database=f"{engine.url.database}-{lock_number(table):x}", query={}
-    )
+    with engine.connect() as connection:
+        # As SQLite has it: a URL may say it in many ways.
+        files = connection.exec_driver_sql("PRAGMA database_list")
+        path = next(row[2] for row in files if row[1] == "main")
+    url = sa.URL.create("sqlite", database=f"{path}-{lock_number(table):x}")
     owner = sa.create_engine(url, poolclass=NullPool)
     connection = owner.connect()
     try:

@@ -27,6 +27,8 @@ from .store import Record
 _FIRST_WITH_RANGES = (14,)
 # Of PostgreSQL's pages, which have 8 KiB. A row of ours has 135 bytes or more.
 _ROWS_OF_A_PAGE = 60
+# Of SQLite's pages: half of what a million rows have in their indexes.
+_CACHE_KIB = 64 * 1024
 
 
 class _RowAddress(UserDefinedType[str]):
@@ -127,13 +129,22 @@ class Upkeep:
             "SELECT pg_relation_size(c.oid) "
             "/ current_setting('block_size')::int "
             "FROM pg_class c JOIN pg_am a ON a.oid = c.relam "
-            "WHERE c.oid = to_regclass(:name) AND a.amname = 'heap'"
+            "WHERE c.oid = to_regclass(:name) AND a.amname = 'heap' "
+            "AND c.relkind = 'r' AND NOT c.relhassubclass"
         )
-        name = dialect.identifier_preparer.format_table(self._table)
+        name = self._quoted(dialect.identifier_preparer)
         with self._store.autocommit() as connection:
             pages = connection.execute(query, {"name": name}).scalar()
         is_old = dialect.server_version_info < _FIRST_WITH_RANGES
         return None if pages is None or is_old else int(pages)
+
+    def _quoted(self, preparer: Any) -> str:
+        """Return the table's name as its statements have it."""
+        options = self._store.engine.get_execution_options()
+        schemas = options.get("schema_translate_map") or {}
+        schema = schemas.get(self._table.schema, self._table.schema)
+        name = str(preparer.quote(self._table.name))
+        return f"{preparer.quote_schema(schema)}.{name}" if schema else name
 
     # -- batches -------------------------------------------------------
 
@@ -149,11 +160,14 @@ class Upkeep:
         after: int,
         most: int,
         clock: Callable[[], float],
+        one_by_one: bool = False,
     ) -> Batch:
         """Delete the next rows that meet a condition, at most so many.
 
         Page by page, about so many. A row that does not meet the condition
-        any more when its turn comes survives.
+        any more when its turn comes survives. ``one_by_one``: by its id each,
+        because MySQL waits for every row of a range that somebody has locked,
+        also for those that live.
         """
         last = self.skip(way, which, after=after, most=most)
         if last is None:
@@ -165,7 +179,10 @@ class Upkeep:
         with self._relaxed() as connection:
             # From here on: a wait for somebody else is not our doing.
             started = clock()
-            deleted = connection.execute(deleting, values).rowcount
+            if one_by_one and not way.is_by_page:
+                deleted = self._delete_each(connection, way, which, values)
+            else:
+                deleted = connection.execute(deleting, values).rowcount
         return Batch(deleted, last, clock() - started)
 
     @contextmanager
@@ -185,6 +202,24 @@ class Upkeep:
                     "SET LOCAL synchronous_commit = off"
                 )
             yield connection
+
+    def _delete_each(
+        self,
+        connection: Connection,
+        way: Way,
+        which: Condition,
+        values: dict[str, Any],
+    ) -> int:
+        number = self._table.c.id
+        finding = sa.select(number).where(*self._between(way), which)
+        ids = connection.execute(finding, values).scalars().all()
+        deleting = self._table.delete().where(
+            number == bindparam("one"), which
+        )
+        return sum(
+            connection.execute(deleting, {"one": each}).rowcount
+            for each in ids
+        )
 
     def _between(self, way: Way) -> tuple[Condition, Condition]:
         if not way.is_by_page:
@@ -278,9 +313,14 @@ class Upkeep:
 
 
 def _relax(connection: Connection) -> None:
-    """Prepare SQLite for a commit that does not wait for the disk."""
+    """Prepare SQLite for a commit that does not wait for the disk.
+
+    And for the indexes, in which the rows of a batch lie everywhere: with
+    the cache that is usual most of the time would be spent reading them.
+    """
     if connection.dialect.name != "sqlite" or connection.in_transaction():
         return
+    connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE_KIB}")
     mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
     if mode == "wal":
         # In another mode it could damage the file.

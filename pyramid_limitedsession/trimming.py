@@ -136,6 +136,7 @@ class Trimmer:
                     after=after,
                     most=size,
                     clock=self._timer.now,
+                    one_by_one=tries == _TRIES,
                 )
             except (SessionError, DBAPIError) as error:
                 if tries == _TRIES:

@@ -73,8 +73,15 @@ def _settling(
     veto = registry.settings.get("tm.commit_veto")
     commit_veto = DottedNameResolver().maybe_resolve(veto) if veto else None
 
+    def count(request: Request) -> None:
+        # A response callback may have been the first to use the session.
+        unit = _unit(request)
+        if unit is not None and unit.looked:
+            cleaner.count(unit.place.store)
+
     def settle(request: Request) -> Response:
         request.environ[EXTERNAL] = is_managed(request)
+        request.add_finished_callback(count)
         run_last(request, _mark_answered)
         try:
             response = handler(request)
@@ -105,7 +112,6 @@ def _settling(
         except Exception:
             # The application's exception views are below this tween.
             return request.invoke_exception_view(sys.exc_info(), reraise=True)
-        cleaner.count(unit.place.store)
         return response
 
     return settle

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -95,9 +96,11 @@ def lock_number(table: str) -> int:
     return zlib.crc32(f"pyramid_limitedsession {table}".encode())
 
 
-def lock_name(table: str) -> str:
-    """Return its name, where locks have names."""
-    return f"pyramid_limitedsession.{lock_number(table)}"
+def lock_name(table: str) -> Any:
+    """Return its name on MySQL, where it is one of the whole server."""
+    database = sa.func.crc32(sa.func.coalesce(sa.func.database(), ""))
+    start = f"pyramid_limitedsession.{lock_number(table)}."
+    return sa.func.concat(start, database)
 
 
 def _wait_on_mysql(connection: Connection, seconds: int) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from pyramid_limitedsession.reserving import reserved
 from pyramid_limitedsession.scripts import trim
 from pyramid_limitedsession.sqlupkeep import Upkeep
 from pyramid_limitedsession.trimming import Pace, Timer, Trimmer
-from tests.apps import START, older_than
+from tests.apps import START, World, older_than
 from tests.commands import DAY, VARIABLE, count, put, times
 
 DEAD = START - 31 * DAY
@@ -426,6 +427,52 @@ def test_the_page_way_of_a_large_table(world):
     assert way.end > 20
     done = trimmer(world, upkeep, batch=120).walk(way)
     assert (600, 600) == (done.deleted, count(world))
+
+
+@pytest.mark.parametrize("database", ["postgresql"])
+def test_no_commit_waits_for_the_disk_on_postgresql(world):
+    """A deletion's does not; the connection's next transaction does."""
+    put(world, (DEAD, DEAD))
+    setting = "SHOW synchronous_commit"
+    told = []
+
+    def look(connection, cursor, statement, *arguments):
+        if statement.startswith("DELETE"):
+            told.append(connection.exec_driver_sql(setting).scalar())
+
+    sa.event.listen(world.store.engine, "before_cursor_execute", look)
+    upkeep = Upkeep(world.store)
+    trimmer(world, upkeep).walk(upkeep.shortest_way())
+    with world.store.transaction() as connection:
+        told.append(connection.exec_driver_sql(setting).scalar())
+    assert ["off", "on"] == told
+
+
+@pytest.mark.parametrize(
+    ("mode_of_file", "expected"), [("WAL", 1), ("DELETE", 2)]
+)
+def test_no_commit_waits_for_the_disk_on_sqlite(
+    tmp_path, clock, mode_of_file, expected
+):
+    """In WAL mode, where nothing can be damaged by that, and only there."""
+    file = tmp_path / "own.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {mode_of_file}")
+        connection.execute("CREATE TABLE any_table (id INTEGER)")
+    world = World(f"sqlite:///{file}", "separate", clock=clock, table="t")
+    put(world, (DEAD, DEAD))
+    told = []
+
+    def look(connection, cursor, statement, *arguments):
+        if statement.startswith("DELETE"):
+            pragma = connection.exec_driver_sql("PRAGMA synchronous")
+            told.append(pragma.scalar())
+
+    sa.event.listen(world.store.engine, "before_cursor_execute", look)
+    upkeep = Upkeep(world.store)
+    trimmer(world, upkeep).walk(upkeep.shortest_way())
+    world.close()
+    assert [expected] == told
 
 
 # -- what fails ------------------------------------------------------------

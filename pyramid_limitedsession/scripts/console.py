@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use. What failed is told in sentences;
 from __future__ import annotations
 
 import argparse
+import configparser
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from pyramid.paster import bootstrap
 from pyramid.registry import Registry
 from pyramid.request import Request
 from pyramid.scripts.common import parse_vars
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import StatementError
 
 from ..factory import SessionFactory
 from ..sqlstore import SqlStore
@@ -147,18 +148,30 @@ def run(
     output = Output(is_json=arguments.json, is_quiet=arguments.quiet)
     try:
         with _stopped_politely(), _started(arguments) as site:
-            return command(arguments, site, output) or 0
+            code = command(arguments, site, output) or 0
+            # Here, where what goes wrong with it can be told.
+            sys.stdout.flush()
+            return code
     except WrongUse as error:
         parser.error(str(error))
     except BrokenPipeError:
         # "| head" has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except (Exception, KeyboardInterrupt) as error:
         if arguments.verbose:
             raise
+        if isinstance(error, OSError):
+            # A full disk: what is left must not fail once more.
+            _drop_output()
         print(f"{parser.prog}: {sentences(error)}", file=sys.stderr)
         return 1
+
+
+def _drop_output() -> None:
+    """Let what is still to be printed go nowhere."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def confirm(arguments: argparse.Namespace, what: str, word: str) -> None:
@@ -220,6 +233,16 @@ def sessions(count: int) -> str:
     return f"{count} session{'' if count == 1 else 's'}"
 
 
+def printable(text: str) -> str:
+    """Return a text that can do nothing to a terminal.
+
+    A visitor may have chosen his name for that.
+    """
+    return "".join(
+        each if each.isprintable() else ascii(each)[1:-1] for each in text
+    )
+
+
 def positive(text: str) -> int:
     """Return the positive number of an argument."""
     is_number = text.isascii() and text.isdigit() and len(text) < 19
@@ -241,7 +264,16 @@ def sentences(error: BaseException | None) -> str:
     causes = []
     while error is not None:
         # SQLAlchemy adds the statement, and a link.
-        told = error.orig if isinstance(error, DBAPIError) else error
+        told: object = error
+        if isinstance(error, StatementError):
+            told = error.orig
+        elif isinstance(error, configparser.InterpolationError):
+            # Its own text quotes the value, which may be a password.
+            told = (
+                f"the option {error.option!r} of [{error.section}] in the ini "
+                "file cannot be read: write a percent sign twice, and define "
+                "what stands in %(…)s"
+            )
         name = type(error).__name__
         if isinstance(error, KeyboardInterrupt):
             name = "stopped before it was done; call it again to go on"
@@ -259,7 +291,10 @@ def _started(arguments: argparse.Namespace) -> Iterator[Site]:
     try:
         options = parse_vars(arguments.config_vars)
     except ValueError as error:
-        raise WrongUse(str(error)) from error
+        # Its own text quotes what may be a URL with a password.
+        raise WrongUse(
+            "what follows the ini file has to be name=value"
+        ) from error
     with _without_start_errors():
         env = bootstrap(arguments.config_uri, options=options)
     with env:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 from ..ending import revoke
+from ..errors import SessionError
 from ..sqlupkeep import Selection, Upkeep
 from ..store import transaction_of
 from .console import (
+    CommandError,
     Output,
     Site,
     WrongUse,
@@ -86,14 +89,30 @@ def _revoke(arguments: argparse.Namespace, site: Site, output: Output) -> None:
         name = site.store.table.fullname
         confirm(arguments, f"end {sessions(count)} of everybody", name)
     ended = 0
-    with progress("ending", output) as advance:
-        after = -1
-        while found := upkeep.select(selection, after=after, most=_BATCH):
-            with transaction_of(site.store) as work:
-                ended += revoke(work, found, "revoked", site.now)
-            after = found[-1].id
-            advance(ended, ended / max(count, ended, 1))
+    try:
+        with progress("ending", output) as advance:
+            for number in _batches(site, upkeep, selection):
+                ended += number
+                advance(ended, ended / max(count, ended, 1))
+    except (SessionError, KeyboardInterrupt) as error:
+        raise CommandError(
+            f"ended {sessions(ended)}, but not all; call it again to go on"
+        ) from (error if isinstance(error, SessionError) else None)
     output.done(f"ended {sessions(ended)}", {"ended": ended})
+
+
+def _batches(
+    site: Site, upkeep: Upkeep, selection: Selection
+) -> Iterator[int]:
+    """End batch after batch; yield how many each has ended."""
+    after = -1
+    # Whose it is matters only if that was asked for: who signs in meanwhile
+    # would get away otherwise.
+    whoever = selection.user is None
+    while found := upkeep.select(selection, after=after, most=_BATCH):
+        with transaction_of(site.store) as work:
+            yield revoke(work, found, "revoked", site.now, whoever=whoever)
+        after = found[-1].id
 
 
 def _selection(arguments: argparse.Namespace, site: Site) -> Selection:

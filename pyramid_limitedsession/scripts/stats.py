@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..sqlstats import AGES, SIZES, Census, Group, total
-from .console import Output, Site, parser_of, positive, run, sessions
+from .console import (
+    Output,
+    Site,
+    parser_of,
+    positive,
+    printable,
+    run,
+    sessions,
+)
 from .trim import WHY, add_which, cutoffs_of
 
 _BAR = 40
@@ -140,7 +148,10 @@ def _blocks(
         _Block(
             "sessions of the largest users",
             [
-                (each.get("user", f"number {place}"), each["sessions"])
+                (
+                    printable(each.get("user", f"number {place}")),
+                    each["sessions"],
+                )
                 for place, each in enumerate(facts["largest_users"], 1)
             ],
         ),

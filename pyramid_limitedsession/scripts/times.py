@@ -33,7 +33,8 @@ class When:
         self._ago: int | None = None
         self._at = 0
         try:
-            self._ago = read_duration(text)
+            # With its unit: 20261125 is no number of seconds.
+            self._ago = read_duration(text if text[-1:].isalpha() else "")
         except ValueError:
             self._at = _seconds(text)
 

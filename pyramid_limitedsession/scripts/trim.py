@@ -27,6 +27,8 @@ from .console import (
 DAYS_VARIABLE = "SESSION_DAYS_TRIM_THRESHOLD"
 _DAY = 86400
 _MOST_DAYS = 36500
+# A minute: less would be a mistake, and the end of all sessions.
+_LEAST_DAYS = 60 / _DAY
 # Seconds that pls-trim waits for a request that cleans.
 PATIENCE = 3
 # Of each reason, in the order in which it is looked for.
@@ -139,11 +141,11 @@ def _walk(
     done = trimmer.done
     try:
         trimmer.walk(upkeep.shortest_way(), seconds=arguments.max_seconds)
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         raise CommandError(
             f"stopped: deleted {sessions(done.deleted)} so far; call it again "
             "to go on"
-        ) from error
+        ) from None
     seconds = time.monotonic() - started
     line = f"deleted {sessions(done.deleted)} ({_what(arguments)})"
     if not done.is_finished:
@@ -201,7 +203,7 @@ def cutoffs_of(arguments: argparse.Namespace, site: Site) -> Cutoffs:
 
 
 def _ago(site: Site, number: float) -> int:
-    return site.now - int(number * _DAY)
+    return site.now - math.ceil(number * _DAY)
 
 
 def pace_of(site: Site, batch: int, sleep: float | None) -> Pace:
@@ -224,7 +226,7 @@ def days(text: str) -> float:
     Never zero by accident: that would delete every session there is.
     """
     number = _number(text)
-    if not 0 < number <= _MOST_DAYS:
+    if not _LEAST_DAYS <= number <= _MOST_DAYS:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a positive number of days (from --days, or "
             f"from the environment variable {DAYS_VARIABLE})"

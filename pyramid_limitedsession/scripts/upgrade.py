@@ -97,11 +97,11 @@ def _upgrade(
             # On SQLite others can write only while this rests.
             is_resting = site.store.commits_last and not arguments.dry_run
             _walk(upgrade, arguments.batch, counts, advance, is_resting)
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         raise CommandError(
             f"stopped: {_done(arguments, counts)} so far; call it again to "
             "go on"
-        ) from error
+        ) from None
     seconds = time.monotonic() - started
     line = "; ".join([_done(arguments, counts, seconds), *_left(counts)])
     output.done(line, _facts(arguments, counts, seconds))
