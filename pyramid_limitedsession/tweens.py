@@ -69,15 +69,9 @@ def _settling(
     handler: Callable[[Request], Response], registry: Registry
 ) -> Callable[[Request], Response]:
     """Return a handler that settles the session when the other one is done."""
-    cleaner = Cleaner(registry[REGISTRY_KEY])
+    count = _counting(Cleaner(registry[REGISTRY_KEY]))
     veto = registry.settings.get("tm.commit_veto")
     commit_veto = DottedNameResolver().maybe_resolve(veto) if veto else None
-
-    def count(request: Request) -> None:
-        # A response callback may have been the first to use the session.
-        unit = _unit(request)
-        if unit is not None and unit.looked:
-            cleaner.count(unit.place.store)
 
     def settle(request: Request) -> Response:
         request.environ[EXTERNAL] = is_managed(request)
@@ -115,6 +109,20 @@ def _settling(
         return response
 
     return settle
+
+
+def _counting(cleaner: Cleaner) -> Callable[[Request], None]:
+    """Return a finished callback that counts who has used his session.
+
+    A response callback may have been the first to do so.
+    """
+
+    def count(request: Request) -> None:
+        unit = _unit(request)
+        if unit is not None and unit.looked:
+            cleaner.count(unit.place.store)
+
+    return count
 
 
 def _unit(request: Request) -> Unit | None:

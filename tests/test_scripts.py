@@ -192,7 +192,8 @@ def test_wrong_use(name, lite, make_ini, argument):
     """An unknown option, and a variable without a value, exit with 2."""
     code, out, err = make_ini(lite).work(name, argument)
     assert (2, "") == (code, out)
-    assert argument in err
+    # A variable may hold a password: it is not repeated.
+    assert "name=value" if argument == "novalue" else argument in err
 
 
 def test_quiet(name, world, make_ini):

@@ -559,9 +559,9 @@ def test_a_bad_batch_is_told(forbidden, make_ini, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     put(forbidden, (DEAD, DEAD), version=7)
     code, out, err = make_ini(forbidden).trim()
-    assert (1, "") == (code, err)
-    assert "; 1 batches failed and were left to the next run: " in out
-    assert "canary" not in out
+    assert (1, "") == (code, out)
+    assert "; 1 batch failed and left to the next run: " in err
+    assert "canary" not in err
 
 
 def test_when_all_fails_it_gives_up(forbidden, make_ini, monkeypatch):

@@ -327,8 +327,15 @@ def _cure(facts: Facts, statement: str | None) -> str:
     """Return the statement, or how to do without one."""
     if statement is not None:
         return statement
+    there = known(facts.table).columns
+    if any(
+        column.name not in there and not column.nullable
+        for column in facts.expected.columns
+    ):
+        return _another_table(facts)
     return (
-        f"make the table anew, which ends all sessions: "
+        "pls-migration may be able to change it and keep the sessions; or "
+        "make the table anew, which ends all sessions: "
         f"{_repairs(facts).drop_table()} and then "
         f"{facts.command('pls-init')}"
     )

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -105,7 +106,7 @@ def parser_of(name: str, what: str, *examples: str) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(
         prog=name,
-        description=what,
+        description=textwrap.fill(" ".join(what.split()), 78),
         epilog="\n  ".join(("examples:", *examples)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -277,7 +278,9 @@ def sentences(error: BaseException | None) -> str:
         name = type(error).__name__
         if isinstance(error, KeyboardInterrupt):
             name = "stopped before it was done; call it again to go on"
-        causes.append(str(told).strip() or name)
+        text = str(told).strip() or name
+        if text not in causes:
+            causes.append(text)
         error = error.__cause__
     return "\n  because: ".join(causes)
 

@@ -145,16 +145,7 @@ def _blocks(
         histogram("size of a live session's data", _SIZE_NAMES, "sizes"),
         histogram("age of live sessions", _AGE_NAMES, "ages"),
         histogram("since a live session was used", _AGE_NAMES, "unused"),
-        _Block(
-            "sessions of the largest users",
-            [
-                (
-                    printable(each.get("user", f"number {place}")),
-                    each["sessions"],
-                )
-                for place, each in enumerate(facts["largest_users"], 1)
-            ],
-        ),
+        _largest(facts),
         _Block(
             "pls-trim would delete",
             [
@@ -164,6 +155,15 @@ def _blocks(
             ],
         ),
     ]
+
+
+def _largest(facts: dict[str, Any]) -> _Block:
+    users = enumerate(facts["largest_users"], 1)
+    lines = [
+        (printable(each.get("user", f"number {place}")), each["sessions"])
+        for place, each in users
+    ]
+    return _Block("rows of the largest users, dead ones too", lines)
 
 
 def _show(block: _Block, output: Output) -> None:

@@ -10,8 +10,8 @@ from dataclasses import asdict, replace
 
 from ..limits import Cutoffs
 from ..reserving import reserved
-from ..sqlupkeep import Upkeep
-from ..trimming import Pace, Timer, Trimmer
+from ..sqlupkeep import Upkeep, Way
+from ..trimming import Pace, Timer, Trimmed, Trimmer
 from .console import (
     CommandError,
     Output,
@@ -120,6 +120,7 @@ def _trim(arguments: argparse.Namespace, site: Site, output: Output) -> int:
                 {"deleted": 0, "finished": False, "busy": True},
             )
             return 0
+        started = time.monotonic()
         with progress("trimming", output) as advance:
             trimmer = Trimmer(
                 upkeep,
@@ -128,39 +129,44 @@ def _trim(arguments: argparse.Namespace, site: Site, output: Output) -> int:
                 timer=Timer(time.monotonic, time.sleep),
                 advance=advance,
             )
-            return _walk(arguments, trimmer, upkeep, output)
+            _walk(trimmer, upkeep.shortest_way(), arguments.max_seconds)
+        seconds = time.monotonic() - started
+        _tell(arguments, trimmer.done, seconds, output)
+        return 0
 
 
-def _walk(
-    arguments: argparse.Namespace,
-    trimmer: Trimmer,
-    upkeep: Upkeep,
-    output: Output,
-) -> int:
-    started = time.monotonic()
-    done = trimmer.done
+def _walk(trimmer: Trimmer, way: Way, seconds: float | None) -> None:
     try:
-        trimmer.walk(upkeep.shortest_way(), seconds=arguments.max_seconds)
+        trimmer.walk(way, seconds=seconds)
     except KeyboardInterrupt:
         raise CommandError(
-            f"stopped: deleted {sessions(done.deleted)} so far; call it again "
-            "to go on"
+            f"stopped: deleted {sessions(trimmer.done.deleted)} so far; call "
+            "it again to go on"
         ) from None
-    seconds = time.monotonic() - started
+
+
+def _tell(
+    arguments: argparse.Namespace,
+    done: Trimmed,
+    seconds: float,
+    output: Output,
+) -> None:
+    """Tell what was done; raise CommandError if a part of it failed."""
     line = f"deleted {sessions(done.deleted)} ({_what(arguments)})"
     if not done.is_finished:
         line += ", and stopped before the end,"
     line += f" in {seconds:.1f} s"
+    if output.is_json or not done.failed:
+        facts = asdict(done) | {"busy": False, "seconds": round(seconds, 3)}
+        facts["finished"] = facts.pop("is_finished")
+        output.done(line, facts)
     if done.failed:
+        number = len(done.failed)
+        batches = f"{number} batch{'' if number == 1 else 'es'}"
         causes = "; ".join(sorted(set(done.failed)))
-        line += (
-            f"; {len(done.failed)} batches failed and were left to the next "
-            f"run: {causes}"
+        raise CommandError(
+            f"{line}; {batches} failed and left to the next run: {causes}"
         )
-    facts = asdict(done) | {"busy": False, "seconds": round(seconds, 3)}
-    facts["finished"] = facts.pop("is_finished")
-    output.done(line, facts)
-    return 1 if done.failed else 0
 
 
 def _tell_count(
