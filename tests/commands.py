@@ -82,18 +82,25 @@ class Ini:
         """Call pls-trim."""
         return self.call("pls-trim", *arguments, section=section)
 
-    def process(self, name: str, *arguments: str, **popen: Any) -> Any:
+    def process(
+        self,
+        name: str,
+        *arguments: str,
+        environ: dict[str, str] | None = None,
+        **popen: Any,
+    ) -> Any:
         """Start a command as a process of its own."""
         function = name.removeprefix("pls-")
         code = (
             f"import sys; from pyramid_limitedsession.scripts.{function} "
             "import main; sys.exit(main())"
         )
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-        environ.pop(VARIABLE, None)
+        own = {"PYTHONPATH": str(ROOT), "TERM": "xterm", **(environ or {})}
+        inherited = {**os.environ}
+        inherited.pop(VARIABLE, None)
         return subprocess.Popen(
             [sys.executable, "-c", code, str(self.path), *arguments],
-            env=environ,
+            env={**inherited, **own},
             text=True,
             **{
                 "stdout": subprocess.PIPE,

@@ -214,6 +214,56 @@ def test_what_is_skipped_stays_owed(world, caplog):
     assert [] == caplog.records
 
 
+def test_what_failed_stays_owed(forbidden, database, caplog):
+    """A batch that failed is made up for, once the database lets it."""
+    put(forbidden, 8)
+    cleaner = Cleaner(forbidden.factory)
+    for _ in range(2):
+        cleaner.count(forbidden.store)
+        forbidden.clock.pass_(1)
+    assert 2 == len(caplog.records)
+    of = f" ON {forbidden.table.name}" if database == "postgresql" else ""
+    name = f"{forbidden.table.name}_forbid"
+    forbidden.execute(sa.text(f"DROP TRIGGER {name}{of}"))
+    for _ in range(3):
+        cleaner.count(forbidden.store)
+    assert [] == ids(forbidden)
+
+
+def test_an_interrupted_cleaning_is_not_the_last(world):
+    """What is no error, as a green thread's timeout, ends it for once only."""
+    put(world, 2)
+    cleaner = Cleaner(world.factory)
+    with pytest.raises(KeyboardInterrupt):
+        cleaner.count(Interrupted())
+    world.clock.pass_(1)
+    cleaner.count(world.store)
+    assert [] == ids(world)
+
+
+class Interrupted:
+    """A store whose cleaning is interrupted before it begins."""
+
+    def clean(self, **options: Any) -> int | None:
+        """Clean nothing."""
+        raise KeyboardInterrupt
+
+
+def test_sessions_of_response_callbacks_count(world):
+    """Also who is the first to use the session after the view makes rows."""
+
+    @world.on("late")
+    def _(request):
+        request.add_response_callback(
+            lambda request, response: request.session.update(a=1)
+        )
+        return {}
+
+    put(world, 3)
+    world.browser().get("/late")
+    assert 1 == len(ids(world))
+
+
 class Skipping:
     """A real store, of which somebody else has the lock for some times."""
 

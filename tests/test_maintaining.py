@@ -294,7 +294,7 @@ def test_revoke_what_began_so_long_ago(world, ini):
     assert ["revoked", None] == [row.ended for row in world.rows()]
 
 
-@pytest.mark.parametrize("when", ["soon", "", "2027-13-01", "-1h"])
+@pytest.mark.parametrize("when", ["soon", "", "2027-13-01", "-1h", "2027"])
 def test_revoke_at_no_time(world, ini, when):
     """What is no time is a wrong use, and accepted forms are told."""
     code, out, err = ini.call("pls-revoke", f"--created-before={when}")
@@ -354,6 +354,44 @@ def test_revoke_leaves_who_signs_in_as_another_meanwhile(world, ini):
         sa.event.remove(Engine, "before_cursor_execute", sign_in)
     assert [{"user": "bob"}] == changed
     assert [{"user": "bob"}, None] == state(ann)
+
+
+def test_revoke_all_spares_nobody_who_signs_in_meanwhile(world, ini):
+    """Of everybody's sessions, one that becomes another user's is ended."""
+    (ann,) = browsers(world, "ann")
+    changed = []
+
+    def sign_in(connection, cursor, statement, *arguments):
+        if statement.startswith("BEGIN") and not changed:
+            changed.append(None)
+            changed[0] = ann.get("/set?user=bob").json
+
+    sa.event.listen(Engine, "before_cursor_execute", sign_in)
+    try:
+        ini.call("pls-revoke", "--all", "--yes")
+    finally:
+        sa.event.remove(Engine, "before_cursor_execute", sign_in)
+    assert [{"user": "bob"}] == changed
+    assert [{}, "revoked"] == state(ann)
+
+
+def test_revoke_tells_what_it_has_ended_when_it_fails(
+    make_world, make_ini, database
+):
+    """A row that somebody has locked: a sentence with the number, code 1."""
+    lock = {"limitedsession.lock_timeout": "1s"}
+    world = make_world(database, settings=lock)
+    put(world, (START, START))
+    holder = world.engine.connect()
+    if database == "sqlite":
+        holder.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        holder.execute(sa.select(world.table).with_for_update())
+    ini = make_ini(world, limited__lock_timeout="1s")
+    code, out, err = ini.call("pls-revoke", "--all", "--yes")
+    holder.close()
+    assert (1, "") == (code, out)
+    assert "ended 0 sessions, but not all; call it again" in err
 
 
 @pytest.mark.parametrize(
@@ -459,6 +497,14 @@ def test_stats_name_users_if_told(world, make_ini):
     told = json.loads(ini.call("pls-stats", "--json", "--users", "1")[1])
     assert [{"user": "ann", "sessions": 3}] == told["largest_users"]
     assert re.search(r"ann +3", ini.call("pls-stats", "--users", "2")[1])
+
+
+def test_stats_names_can_do_nothing_to_a_terminal(lite, make_ini):
+    """A user's name is shown without what a terminal would obey."""
+    put(lite, (START, START), user_id="ann\x1b[2J\nbob")
+    out = make_ini(lite).call("pls-stats", "--users", "1")[1]
+    assert "\x1b" not in out
+    assert "ann\\x1b[2J\\nbob" in out
 
 
 def test_stats_of_an_empty_table(world, ini):

@@ -346,10 +346,22 @@ def test_nothing_secret_is_printed(name, world, make_ini):
     assert [] == found
 
 
+def test_no_password_in_the_error_of_an_ini_file(name, lite, make_ini):
+    """A percent sign in a password: the option is named, not its value."""
+    ini = make_ini(lite).write(
+        limited__sqlalchemy__url="postgresql://ann:hunter2%40@127.0.0.1/x"
+    )
+    code, out, err = ini.work(name)
+    assert (1, "") == (code, out)
+    assert "hunter2" not in err
+    assert "percent sign" in err
+
+
 def test_a_reader_that_has_seen_enough(lite, make_ini):
     """A pipe that is closed, as by head, is no error."""
     ini = make_ini(lite)
-    with ini.process("pls-stats") as process:
+    environ = {"PYTHONUNBUFFERED": ""}
+    with ini.process("pls-stats", environ=environ) as process:
         process.stdout.close()
         err = process.stderr.read()
     assert (0, "") == (process.returncode, err)

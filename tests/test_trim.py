@@ -17,6 +17,7 @@ from sqlalchemy.engine import Engine
 
 from pyramid_limitedsession.reserving import reserved
 from pyramid_limitedsession.scripts import trim
+from pyramid_limitedsession.sqlstore import SqlStore
 from pyramid_limitedsession.sqlupkeep import Upkeep
 from pyramid_limitedsession.trimming import Pace, Timer, Trimmer
 from tests.apps import START, World, older_than
@@ -24,7 +25,7 @@ from tests.commands import DAY, VARIABLE, count, put, times
 
 DEAD = START - 31 * DAY
 SUMMARY = r"deleted {} \(expired, or not used for {} days\) in [0-9.]+ s\n"
-BAD_DAYS = ("0", "-1", "abc", "", "nan", "inf", "1e9")
+BAD_DAYS = ("0", "0.0001", "-1", "abc", "", "nan", "inf", "1e9")
 
 
 @pytest.fixture(autouse=True)
@@ -591,6 +592,47 @@ def test_a_busy_row_is_waited_for(make_world, database):
     assert (3, 1, []) == (done.deleted, done.retried, done.failed)
 
 
+def test_a_locked_live_row_keeps_nobody_from_its_neighbours(make_world):
+    """MariaDB waits for each row of a range: the last try is row by row."""
+    settings = {"limitedsession.lock_timeout": "1s"}
+    world = make_world("mariadb", settings=settings)
+    put(world, *[(DEAD, DEAD)] * 4, (DEAD, START), *[(DEAD, DEAD)] * 4)
+    live = world.table.c.updated_at == START
+    upkeep = Upkeep(world.store)
+    with world.engine.connect() as holder:
+        row = world.rows()[4].id
+        by_id = sa.select(world.table).where(world.table.c.id == row)
+        holder.execute(by_id.with_for_update())
+        work = trimmer(world, upkeep, batch=100)
+        done = work.walk(upkeep.shortest_way())
+    assert (8, 1, []) == (done.deleted, done.retried, done.failed)
+    assert 1 == count(world) == count(world, live)
+
+
+@pytest.mark.parametrize("database", ["postgresql"])
+@pytest.mark.parametrize("mode", ["separate"])
+def test_the_pages_of_the_right_table(world):
+    """With schema_translate_map the way is that of the table it leads to."""
+    put(world, *[(DEAD, DEAD)] * 3)
+    name = f"{world.table.name}_tenant"
+    world.execute(sa.text(f"CREATE SCHEMA {name}"))
+    try:
+        world.execute(
+            sa.text(
+                f"CREATE TABLE {name}.{world.table.name} "
+                f"(LIKE {world.table.name} INCLUDING ALL)"
+            )
+        )
+        engine = world.store.engine.execution_options(
+            schema_translate_map={None: name}
+        )
+        store = SqlStore(engine, world.table, lock_timeout=5)
+        assert 1 == Upkeep(world.store).shortest_way().end
+        assert 0 == Upkeep(store).shortest_way().end
+    finally:
+        world.execute(sa.text(f"DROP SCHEMA {name} CASCADE"))
+
+
 # -- twice at once ---------------------------------------------------------
 
 
@@ -661,6 +703,40 @@ def test_it_waits_for_a_request_that_cleans(world):
         finally:
             sa.event.remove(Engine, "before_cursor_execute", asking)
         assert 1 == clean.result()
+
+
+@pytest.mark.parametrize("database", ["mariadb"])
+def test_another_database_is_nobodys_business(world):
+    """MariaDB's locks are the server's: their names say whose table it is."""
+    other = f"{world.table.name}_other"
+    world.execute(sa.text(f"CREATE DATABASE {other}"))
+    there = sa.create_engine(sa.make_url(world.url).set(database=other))
+    table = world.table.fullname
+    try:
+        with (
+            reserved(world.store.engine, table, patience=1) as first,
+            reserved(there, table, patience=1) as second,
+        ):
+            assert (True, True) == (first, second)
+    finally:
+        there.dispose()
+        world.execute(sa.text(f"DROP DATABASE {other}"))
+
+
+@pytest.mark.parametrize("database", ["sqlite"])
+@pytest.mark.parametrize("mode", ["separate"])
+def test_a_file_that_a_uri_names(world, tmp_path):
+    """However the URL says it, the lock is beside the file itself."""
+    file = tmp_path / "a.sqlite"
+    engine = sa.create_engine(f"sqlite:///file:{file}?uri=true")
+    same = sa.create_engine(f"sqlite:///{file}")
+    with (
+        reserved(engine, "t", patience=1) as first,
+        reserved(same, "t", patience=1) as second,
+    ):
+        assert (True, False) == (first, second)
+    engine.dispose()
+    same.dispose()
 
 
 def test_another_table_is_nobodys_business(world):
