@@ -362,7 +362,7 @@ def test_names(make_app, space, mode, name):
         world.browser().get("/set?a=1")
     cutoffs = older_than(START)
     assert 2 == count_dead(world.store, cutoffs)
-    assert 1 == trim(world.store, cutoffs, most=1)
+    assert 1 == trim(world.store, cutoffs, most=1, by_id=True)
     world.clock.pass_(19999)
     cutoffs = older_than(START, now=world.clock.now)
     assert 1 == world.store.clean(cutoffs=cutoffs, most=9)

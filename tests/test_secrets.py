@@ -494,7 +494,7 @@ def _fail_trim(skip):
         fault.arm(skip)
         cutoffs = older_than(START)
         store = world.store
-        sweep.run(lambda: trim(store, cutoffs, most=9))
+        sweep.run(lambda: trim(store, cutoffs, most=9, by_id=True))
 
     return scenario
 
@@ -513,7 +513,7 @@ _FAULTS = {
     "clean": _fail_clean(0),
     "clean's delete": _fail_clean(1),
     "trim": _fail_trim(0),
-    "trim's delete": _fail_trim(1),
+    "trim's delete": _fail_trim(2),
 }
 _SEPARATE_FAULTS = {
     "begin": _fail_in("/put?x=2", 0, word="BEGIN"),

@@ -273,7 +273,7 @@ def sentences(error: BaseException | None) -> str:
             told = (
                 f"the option {error.option!r} of [{error.section}] in the ini "
                 "file cannot be read: write a percent sign twice, and define "
-                "what stands in %(…)s"
+                f"what stands in %({getattr(error, 'reference', '…')})s"
             )
         name = type(error).__name__
         if isinstance(error, KeyboardInterrupt):
