@@ -2,6 +2,10 @@
 
 Each is made in a folder of its own and listens on a port that nobody else
 can take while the server is down.
+
+``python -m tests.servers make test`` runs a command beside servers that are
+there for it alone: continuous integration depends on no other's, and what a
+commit costs there is not the disk.
 """
 
 from __future__ import annotations
@@ -80,8 +84,8 @@ class Server:
         """Return what is executed once."""
         raise NotImplementedError
 
-    def url_of(self, user: str) -> str:
-        """Return the URL for a user."""
+    def url_of(self, user: str, database: str | None = None) -> str:
+        """Return the URL for a user; None: of his usual database."""
         raise NotImplementedError
 
     def set_read_only(self, is_on: bool) -> None:
@@ -141,6 +145,11 @@ class Server:
     def _log(self) -> Path:
         return self.folder / "log"
 
+    @property
+    def log(self) -> str:
+        """What the server has said."""
+        return self._log.read_text(errors="replace")
+
     def _run(self, *command: str) -> None:
         with self._log.open("ab") as log:
             subprocess.run(
@@ -164,7 +173,7 @@ class Server:
                 time.sleep(0.01)
             else:
                 return
-        raise AssertionError(self._log.read_text(errors="replace"))
+        raise AssertionError(self.log)
 
     def _end(self, number: int) -> None:
         process, self._process = self._process, None
@@ -209,9 +218,10 @@ class PostgreSQL(Server):
             "GRANT ALL ON SCHEMA public TO app",
         ]
 
-    def url_of(self, user: str) -> str:
+    def url_of(self, user: str, database: str | None = None) -> str:
         """See `Server`."""
-        return f"postgresql+psycopg://{user}@127.0.0.1:{self.port}/postgres"
+        where = f"127.0.0.1:{self.port}/{database or 'postgres'}"
+        return f"postgresql+psycopg://{user}@{where}"
 
     def set_read_only(self, is_on: bool) -> None:
         """See `Server`. It holds for connections that are open, too."""
@@ -272,10 +282,11 @@ class MariaDB(Server):
             "GRANT ALL ON test.* TO app@127.0.0.1",
         ]
 
-    def url_of(self, user: str) -> str:
+    def url_of(self, user: str, database: str | None = None) -> str:
         """See `Server`."""
         # To encrypt would be most of the time that a connection takes.
-        where = f"127.0.0.1:{self.port}/{'test' if user == 'app' else 'mysql'}"
+        usual = "test" if user == "app" else "mysql"
+        where = f"127.0.0.1:{self.port}/{database or usual}"
         return f"mysql+pymysql://{user}@{where}?ssl_disabled=1"
 
     def set_read_only(self, is_on: bool) -> None:
@@ -331,3 +342,28 @@ def _die_with_parent() -> None:
     """Let a child not outlive us, should we be killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def main(command: list[str]) -> int:
+    """Run a command that finds its databases here; return its exit code."""
+    servers = Servers()
+    try:
+        found = {name: servers.get(name) for name in ("postgresql", "mariadb")}
+        found["postgresql"].administer("CREATE DATABASE test")
+        urls = {
+            f"TEST_{name.upper()}": server.url_of(server.admin, "test")
+            for name, server in found.items()
+        }
+        code = subprocess.run(command, env=os.environ | urls).returncode
+        for name, server in found.items():
+            try:
+                server.administer("SELECT 1")
+            except sa.exc.OperationalError:
+                print(f"{name} has died:", server.log, sep="\n")
+        return code
+    finally:
+        servers.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
