@@ -70,7 +70,7 @@ class SessionFactory:
     ) -> None:
         self.settings = settings
         self.clock = clock
-        table = typed_table(settings.table_name, settings.schema)
+        table = typed_table(settings.layout.name, settings.layout.schema)
         options: Any = {
             "lock_timeout": settings.lock_timeout,
             "create": settings.create_table,
@@ -125,7 +125,9 @@ class SessionFactory:
 
     def _token(self, request: Request) -> Secret | None:
         cookie = _cookie(request, self.settings.cookie.name)
-        return parse_token(cookie, legacy=self.settings.policy.legacy_ids)
+        return parse_token(
+            cookie, legacy=self.settings.policy.accepts_any_token
+        )
 
     def store_for(self, request: Request) -> SqlStore:
         """Return the store: our own, or the one beside the dbsession."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .layout import COLUMNS
 from .readers import (
     LARGEST_BATCH,
     LONGEST_WAIT,
@@ -17,18 +18,22 @@ from .readers import (
     or_word,
     positive,
     read_bool,
+    read_columns,
     read_cookie_name,
     read_cookie_path,
     read_cookie_text,
     read_count,
     read_duration,
+    read_function,
+    read_keys,
+    read_model,
     read_name,
     read_paths,
     read_size,
     read_text,
     read_url,
 )
-from .serializers import SERIALIZERS
+from .serializers import as_serializer
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,16 @@ class Option:
     :ivar default: as one would write it in an ini file.
     :ivar example: an accepted form, for error texts.
     :ivar meaning: one sentence for the README.
+    :ivar is_object: an object of Python's own stands for itself, and a text
+        is a dotted name of one; what is wrong with it is told.
     """
 
     name: str
-    read: Callable[[str], Any]
+    read: Callable[[Any], Any]
     default: str
     example: str
     meaning: str
+    is_object: bool = False
 
 
 _time = positive(read_duration)
@@ -159,21 +167,86 @@ OPTIONS = (
         "The table's schema; ``none`` = the connection's default.",
     ),
     Option(
+        "columns",
+        or_word("all", read_columns, COLUMNS),
+        "all",
+        "id session_id data created_at updated_at",
+        "The columns that the table has, if it is not made by this package: "
+        "``session_id``, ``data``, ``created_at``, ``updated_at`` at least.",
+    ),
+    Option(
+        "model",
+        or_word("none", read_model),
+        "none",
+        "myapp.models.WebSession",
+        "The application's own mapped class of the table, as a dotted name; "
+        "its attributes name the columns.",
+        is_object=True,
+    ),
+    Option(
+        "column_values",
+        or_word("none", read_function),
+        "none",
+        "myapp.models.session_columns",
+        "A function of the request and the content that returns values for "
+        "further columns of ``model``, as a dict.",
+        is_object=True,
+    ),
+    Option(
+        "store",
+        or_word("none", read_function),
+        "none",
+        "myapp.sessions.make_store",
+        "A function of the application's settings that returns a ``Store`` "
+        "of your own; nothing of ours is kept in SQL then.",
+        is_object=True,
+    ),
+    Option(
         "legacy_ids",
-        read_bool,
+        or_word("hashed", read_bool, "hashed"),
         "false",
         "true",
         "Accepts also rows whose ``session_id`` is still the plain token, "
-        "of 22 to 80 URL-safe characters, and hashes them on first use.",
+        "of 22 to 80 URL-safe characters, and hashes them on first use; "
+        "``hashed`` = such tokens only of rows that are hashed.",
+    ),
+    Option(
+        "adopt",
+        or_word("none", read_function),
+        "none",
+        "myapp.sessions.old_session_factory",
+        "The session factory that you had before, as a dotted name: a "
+        "visitor who has only a session of that one keeps its content.",
+        is_object=True,
     ),
     Option(
         "serializer",
-        choice(*SERIALIZERS),
+        as_serializer,
         "json",
         "json",
         "How the content is stored: ``json``; ``hybrid`` = reads "
         "base64-encoded pickles too, without running anything in them, and "
-        "writes JSON.",
+        "writes JSON; ``pickle`` = any Python object, for tables that nobody "
+        "else can write; ``null`` = JSON in a JSON column; ``rails`` = JSON "
+        "as activerecord-session_store writes it; or a dotted name of an "
+        "object with ``dumps`` and ``loads``.",
+        is_object=True,
+    ),
+    Option(
+        "encrypt",
+        read_bool,
+        "false",
+        "true",
+        "Encrypts the content with a key that only the browser has (extra "
+        "``crypto``).",
+    ),
+    Option(
+        "encryption_keys",
+        or_word("none", read_keys, ()),
+        "none",
+        "ThirtyTwoCharactersOrMoreOfRandomness",
+        "Further keys for that, of the application: the first one is used, "
+        "the others are read.",
     ),
     Option(
         "max_data_size",
@@ -255,6 +328,20 @@ PROFILE_OPTIONS = (
     Option("cookie_max_age", _max_age, "", "30d", "Their ``cookie_max_age``."),
 )
 
+# Of each column. Not set: as it is called here.
+COLUMN_OPTIONS = tuple(
+    Option(name, read_text, name, f"the_{name}", f"The column ``{name}``.")
+    for name in COLUMNS
+)
+
+_COLUMN = Option(
+    "NAME",
+    read_text,
+    "",
+    "the_name",
+    "What the column ``NAME`` is called in the database; not set: ``NAME``.",
+)
+
 # Of pyramid_limitedsession.expiry, which needs nothing of the above.
 EXPIRY_OPTIONS = (
     Option(
@@ -273,6 +360,7 @@ EXPIRY_OPTIONS = (
     ),
 )
 PROFILE = "profile."
+COLUMN = "column."
 EXPIRY = "expiry."
 
 
@@ -282,6 +370,7 @@ def settings_table() -> str:
         *((option.name, option) for option in OPTIONS),
         *((f"{PROFILE}NAME.{each.name}", each) for each in PROFILE_OPTIONS),
         *((f"{EXPIRY}{each.name}", each) for each in EXPIRY_OPTIONS),
+        (f"{COLUMN}NAME", _COLUMN),
     ]
     rows = [
         "   * - setting\n     - default\n     - meaning",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.engine import URL, make_url
+
+from .layout import COLUMNS, REQUIRED, Layout, layout_of
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _BYTES = {"": 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -17,6 +20,8 @@ LARGEST_BATCH = 10_000
 # A day; what waits longer hangs. SQLite takes milliseconds in 32 bits.
 LONGEST_WAIT = 86400
 _LONGEST_NAME = 48
+# Characters: as many as hex digits of 128 bits.
+_SHORTEST_KEY = 32
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 # RFC 6265: a cookie name is an HTTP token.
@@ -89,8 +94,9 @@ def at_most(most: int, read: Callable[[str], int]) -> Callable[[str], int]:
 def or_word(word: str, read: Callable[[str], Any], value: Any = None) -> Any:
     """Return a reader that takes one word for a special value."""
 
-    def read_or_word(text: str) -> Any:
-        return value if text.lower() == word else read(text)
+    def read_or_word(text: Any) -> Any:
+        is_word = isinstance(text, str) and text.lower() == word
+        return value if is_word else read(text)
 
     return read_or_word
 
@@ -182,3 +188,43 @@ def read_url(text: str) -> str:
     if is_memory_url(text):
         raise ValueError
     return text
+
+
+def read_columns(text: str) -> tuple[str, ...]:
+    """Return the columns that a table has, in our order."""
+    given = set(text.split())
+    if given - set(COLUMNS) or not given >= set(REQUIRED):
+        raise ValueError
+    return tuple(name for name in COLUMNS if name in given)
+
+
+def read_object(given: Any) -> Any:
+    """Return what a dotted name names; an object stands for itself.
+
+    Raises whatever importing it does.
+    """
+    if not isinstance(given, str):
+        return given
+    return pkgutil.resolve_name(given)
+
+
+def read_function(given: Any) -> Callable[..., Any]:
+    """Return the function that a dotted name names."""
+    found = read_object(given)
+    if not callable(found):
+        raise ValueError("it cannot be called")
+    function: Callable[..., Any] = found
+    return function
+
+
+def read_model(given: Any) -> Layout:
+    """Return the layout of the mapped class that a dotted name names."""
+    return layout_of(read_object(given))
+
+
+def read_keys(text: str) -> tuple[str, ...]:
+    """Return secret keys, which blanks or lines separate."""
+    keys = tuple(text.split())
+    if not keys or any(len(key) < _SHORTEST_KEY for key in keys):
+        raise ValueError
+    return keys

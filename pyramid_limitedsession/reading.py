@@ -52,9 +52,9 @@ def read_options(
     for option in options:
         value = given.get(option.name, option.default)
         try:
-            values[option.name] = option.read(_as_text(option, value))
-        except Exception:
-            problems.append(_wrong(PREFIX + prefix, option, value))
+            values[option.name] = option.read(_as_given(option, value))
+        except Exception as error:
+            problems.append(_wrong(PREFIX + prefix, option, value, error))
             values[option.name] = _default(option)
     return values
 
@@ -82,6 +82,12 @@ def unknown(name: str, options: Iterable[Option], start: str = "") -> str:
     return f"{PREFIX}{name} is not a setting; did you mean {PREFIX}{near}?"
 
 
+def _as_given(option: Option, given: Any) -> Any:
+    """Return an object as it is, anything else as a text."""
+    is_itself = option.is_object and not isinstance(given, str | None)
+    return given if is_itself else _as_text(option, given)
+
+
 def _as_text(option: Option, given: Any) -> str:
     """Return what an ini file would say.
 
@@ -102,15 +108,20 @@ def plain(given: Any) -> str:
     return str(given).strip()
 
 
-def _wrong(prefix: str, option: Option, given: Any) -> str:
-    is_url = option.name == "sqlalchemy.url"
-    # A URL holds a password.
-    shown = (
-        "that URL (it must be one that SQLAlchemy knows, and not of a "
-        "database in memory)"
-        if is_url
-        else repr(plain(given))
-    )
+# What is not shown: a URL holds a password.
+_SECRET = {
+    "sqlalchemy.url": "that URL (it must be one that SQLAlchemy knows, and "
+    "not of a database in memory)",
+    "encryption_keys": "these keys (of at least 32 characters each, "
+    "separated by blanks or lines)",
+}
+
+
+def _wrong(prefix: str, option: Option, given: Any, error: Exception) -> str:
+    shown = _SECRET.get(option.name, repr(plain(given)))
+    if option.is_object and str(error):
+        # What keeps it from being imported, for instance.
+        shown += f" ({error})"
     text = f"{prefix}{option.name} cannot be {shown}; "
     text += f"say it like {option.example!r}"
     return text + (" or 'none'" if _can_be_off(option) else "")

@@ -135,6 +135,14 @@ SERIALIZERS: dict[str, Callable[[], Serializer]] = {
 }
 
 
+def as_serializer(given: Any) -> Serializer:
+    """Return the serializer that a setting names; ValueError if none."""
+    try:
+        return SERIALIZERS[given.lower()]()
+    except (KeyError, AttributeError):
+        raise ValueError("it is none") from None
+
+
 def check_size(
     text: str, data: dict[str, Any], serializer: Serializer, limit: int | None
 ) -> None:

@@ -5,12 +5,15 @@ Types are never guessed; all wrong settings are told at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .layout import Layout, names_of
 from .limits import Limits
 from .options import (
+    COLUMN,
+    COLUMN_OPTIONS,
     EXPIRY,
     EXPIRY_OPTIONS,
     OPTIONS,
@@ -27,15 +30,21 @@ from .reading import (
     settings_below,
     unknown,
 )
-from .serializers import SERIALIZERS, Serializer
+from .serializers import Serializer
 
 _FIRST = PROFILE_OPTIONS[0].name
 ENGINE_PREFIX = "sqlalchemy."
+# A request and its session's content; values of columns.
+ColumnValues = Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What the settings say about every session."""
+    """What the settings say about every session.
+
+    :ivar legacy_ids: rows with plain ids are accepted.
+    :ivar accepts_any_token: tokens that somebody else has made, too.
+    """
 
     profiles: Profiles
     serializer: Serializer
@@ -44,6 +53,7 @@ class Policy:
     user_key: str | None
     max_sessions_per_user: int | None
     legacy_ids: bool = False
+    accepts_any_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,10 @@ class Settings:
     dbsession: str
     create_table: bool
     lock_timeout: int
-    table_name: str
-    schema: str | None
+    layout: Layout
+    column_values: ColumnValues | None
+    store: Callable[[Mapping[str, Any]], Any] | None
+    adopt: Callable[[Any], Any] | None
     passive: tuple[str, ...]
     cookie: CookieSettings
 
@@ -96,14 +108,17 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
         EXPIRY_OPTIONS, settings_below(EXPIRY, ours), EXPIRY, problems
     )
     named = _read_profiles(settings_below(PROFILE, ours), problems)
+    columns = settings_below(COLUMN, ours)
+    names = read_options(COLUMN_OPTIONS, columns, COLUMN, problems)
     engine = {
         name: plain(value)
         for name, value in settings_below(ENGINE_PREFIX, ours).items()
         if name != "url"
     }
     problems += _contradictions(values, engine, named)
+    problems += _contradictions_of_table(ours, values, names, named)
     refuse_if(problems)
-    return _make(values, engine, named)
+    return _make(values, engine, named, _layout(values, names))
 
 
 def _read_profiles(
@@ -143,16 +158,18 @@ def _unknown(ours: Mapping[str, Any]) -> list[str]:
     known = {
         *(option.name for option in OPTIONS),
         *(f"{EXPIRY}{option.name}" for option in EXPIRY_OPTIONS),
+        *(f"{COLUMN}{option.name}" for option in COLUMN_OPTIONS),
     }
     problems = []
     for name in ours:
         if name in known or name.startswith((ENGINE_PREFIX, PROFILE)):
             continue
-        problems.append(
-            unknown(name, EXPIRY_OPTIONS, EXPIRY)
-            if name.startswith(EXPIRY)
-            else unknown(name, OPTIONS)
-        )
+        if name.startswith(COLUMN):
+            problems.append(unknown(name, COLUMN_OPTIONS, COLUMN))
+        elif name.startswith(EXPIRY):
+            problems.append(unknown(name, EXPIRY_OPTIONS, EXPIRY))
+        else:
+            problems.append(unknown(name, OPTIONS))
     return problems
 
 
@@ -185,6 +202,56 @@ def _contradictions(
             "session is known to be a user's; say it like 'auth.userid'"
         )
     return problems + _contradictions_of_cookie(values)
+
+
+def _layout(values: dict[str, Any], names: dict[str, str]) -> Layout:
+    model: Layout | None = values["model"]
+    return model or Layout(
+        values["table_name"],
+        values["schema"],
+        names_of(values["columns"], names),
+    )
+
+
+def _contradictions_of_table(
+    ours: Mapping[str, Any],
+    values: dict[str, Any],
+    names: dict[str, str],
+    named: dict[str, dict[str, Any]],
+) -> list[str]:
+    model, layout = values["model"], _layout(values, names)
+    problems = []
+    if model:
+        told = ("table_name", "schema", "columns")
+        problems += [
+            f"{PREFIX}{key} cannot be set beside {PREFIX}model, which says "
+            "it already; take it out"
+            for key in ours
+            if key in told or key.startswith(COLUMN)
+        ]
+    elif values["column_values"]:
+        problems.append(
+            f"{PREFIX}column_values needs a {PREFIX}model that has those "
+            "columns; say it like 'myapp.models.WebSession'"
+        )
+    used = list(layout.names.values())
+    problems += [
+        f"{PREFIX}{COLUMN}{name} cannot be {called!r}: another column has "
+        f"that name; say it like 'the_{name}'"
+        for name, called in layout.names.items()
+        if used.count(called) > 1
+    ]
+    needs = (
+        ("profile", f"{PROFILE}NAME", named),
+        ("user_id", "max_sessions_per_user", values["max_sessions_per_user"]),
+    )
+    problems += [
+        f"{PREFIX}{setting} needs the column {name!r}, which the table does "
+        "not have"
+        for name, setting, is_used in needs
+        if is_used and not layout.has(name)
+    ]
+    return problems
 
 
 def _contradictions_of_cookie(values: dict[str, Any]) -> list[str]:
@@ -228,12 +295,13 @@ def _policy(
     }
     return Policy(
         profiles=Profiles(_profile(values), profiles),
-        serializer=SERIALIZERS[values["serializer"]](),
+        serializer=values["serializer"],
         max_data_size=values["max_data_size"],
         on_conflict=values["on_conflict"],
         user_key=values["user_key"],
         max_sessions_per_user=values["max_sessions_per_user"],
-        legacy_ids=values["legacy_ids"],
+        legacy_ids=values["legacy_ids"] is True,
+        accepts_any_token=bool(values["legacy_ids"]),
     )
 
 
@@ -241,6 +309,7 @@ def _make(
     values: dict[str, Any],
     engine: dict[str, str],
     named: dict[str, dict[str, Any]],
+    layout: Layout,
 ) -> Settings:
     batch = values["self_clean_batch"]
     if batch == "auto":
@@ -258,8 +327,10 @@ def _make(
         dbsession=values["dbsession"],
         create_table=url is not None if create == "auto" else create,
         lock_timeout=values["lock_timeout"],
-        table_name=values["table_name"],
-        schema=values["schema"],
+        layout=layout,
+        column_values=values["column_values"],
+        store=values["store"],
+        adopt=values["adopt"],
         passive=values["passive"],
         cookie=CookieSettings(
             name=values["cookie_name"],

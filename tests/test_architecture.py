@@ -81,6 +81,7 @@ STOREYS = (
     "reading",
     "options",
     "readers",
+    "layout",
     "serializers",
     "pickled",
     "limits",
