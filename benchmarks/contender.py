@@ -24,13 +24,14 @@ def delete(told: dict[str, Any]) -> None:
     import sqlalchemy as sa
 
     from pyramid_limitedsession.deadrows import DeadRows
+    from pyramid_limitedsession.layout import Layout
     from pyramid_limitedsession.schema import typed_table
     from pyramid_limitedsession.settings import read_settings
 
     now = int(time.time())
     cutoffs = read_settings({}).policy.profiles.cutoffs(now)
     cutoffs = replace(cutoffs, unused=now - 30 * _DAY)
-    table = typed_table(told["table"])
+    table = typed_table(Layout(told["table"]))
     statement = table.delete().where(DeadRows(table).is_dead(cutoffs))
     engine = sa.create_engine(told["url"], hide_parameters=True)
     with engine.connect() as connection:

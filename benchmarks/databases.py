@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable
 
+from pyramid_limitedsession.layout import Layout
 from pyramid_limitedsession.schema import typed_table
 from pyramid_limitedsession.sqlstore import sorted_indexes
 
@@ -64,8 +65,8 @@ class Database:
         self.url = url
         run = secrets.token_hex(3)
         self.table = f"pls_bench_{run}_copy"
-        self.source = typed_table(f"pls_bench_{run}_source")
-        self.copy = typed_table(self.table)
+        self.source = typed_table(Layout(f"pls_bench_{run}_source"))
+        self.copy = typed_table(Layout(self.table))
         self.engine = sa.create_engine(
             url, isolation_level="AUTOCOMMIT", hide_parameters=True
         )

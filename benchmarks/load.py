@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pyramid_limitedsession.engines import make_engine
 from pyramid_limitedsession.errors import SessionError
+from pyramid_limitedsession.layout import Layout
 from pyramid_limitedsession.schema import typed_table
 from pyramid_limitedsession.serializers import JSONSerializer
 from pyramid_limitedsession.sqlstore import SqlStore
@@ -53,7 +54,7 @@ class Load:
         self._rows, self._interval = told["rows"], 1 / told["rate"]
         self._store = SqlStore(
             make_engine(told["url"], {}, lock_timeout=LOCK_TIMEOUT),
-            typed_table(told["table"]),
+            typed_table(Layout(told["table"])),
             lock_timeout=LOCK_TIMEOUT,
         )
         self._lock = threading.Lock()

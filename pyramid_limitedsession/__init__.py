@@ -146,6 +146,8 @@ def _start(event: ApplicationCreated) -> None:
         )
     if factory.store is None:
         _require_dbsession(registry, factory.settings.dbsession)
+    for told in factory.settings.layout.switched_off():
+        log.warning("the table of sessions: %s", told)
     with prepare(registry=registry) as env:
         _look_at_table(factory, env["request"])
 

@@ -13,7 +13,7 @@ from .limits import moved
 from .loading import is_alive
 from .saving import Plan, Result
 from .settings import Policy
-from .store import Record, Store, Work, transaction_of
+from .store import Record, RowId, Store, Work, transaction_of
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def touch(
 def revoke_all(
     store: Store,
     revocations: tuple[Revocation, ...],
-    own: int | None,
+    own: RowId | None,
     now: int,
 ) -> None:
     """Revoke what is there now; ``own`` is the request's own row."""

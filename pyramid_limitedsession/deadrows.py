@@ -13,6 +13,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.sql.elements import ColumnElement
 
 from .limits import Cutoffs
+from .schema import columns_of
 
 Condition = ColumnElement[bool]
 
@@ -25,6 +26,7 @@ class DeadRows:
 
     def __init__(self, table: sa.Table) -> None:
         self.table = table
+        self._c = columns_of(table)
         self._most = bindparam("most", type_=sa.Integer)
 
     def reasons(self, cutoffs: Cutoffs) -> dict[str, Condition]:
@@ -34,7 +36,7 @@ class DeadRows:
         times, and is never loaded again. "absolute" and "idle": by the
         limits of its profile. "unused" and "anonymous": see `Cutoffs`.
         """
-        c = self.table.c
+        c = self._c
         return {
             "ended": sa.and_(
                 c.ended.is_not(None), c.expires_at <= cutoffs.now
@@ -52,7 +54,7 @@ class DeadRows:
         self, column: Any, cutoffs: Cutoffs, which: int
     ) -> Condition:
         """Compare a time with one of each profile's pair of cutoffs."""
-        profile, profiles = self.table.c.profile, cutoffs.profiles
+        profile, profiles = self._c.profile, cutoffs.profiles
         return sa.or_(
             sa.and_(profile.is_(None), column <= cutoffs.default[which]),
             *(
@@ -69,18 +71,20 @@ class DeadRows:
         return sa.or_(*self.reasons(cutoffs).values())
 
     def due(self, cutoffs: Cutoffs) -> sa.Select[Any]:
-        """Ids of dead rows among those that may be looked at by now."""
-        c = self.table.c
-        return (
-            sa.select(c.id)
-            .where(c.expires_at <= cutoffs.now, self.is_dead(cutoffs))
-            .order_by(c.expires_at)
-            .limit(self._most)
-        )
+        """Ids of dead rows among those that may be looked at by now.
+
+        Without ``expires_at``, among all.
+        """
+        c = self._c
+        query = sa.select(c.id).where(self.is_dead(cutoffs))
+        if "expires_at" in self.table.c:
+            query = query.where(c.expires_at <= cutoffs.now)
+            return query.order_by(c.expires_at).limit(self._most)
+        return query.order_by(c.updated_at).limit(self._most)
 
     def delete_those(self, cutoffs: Cutoffs) -> sa.Delete:
         """Delete those of these ids that are dead."""
-        among = self.table.c.id.in_(bindparam("ids", expanding=True))
+        among = self._c.id.in_(bindparam("ids", expanding=True))
         return self.table.delete().where(among, self.is_dead(cutoffs))
 
     def count(self, cutoffs: Cutoffs) -> sa.Select[Any]:

@@ -10,7 +10,7 @@ from .errors import shown
 from .limits import RESERVED
 from .serializers import Serializer, check_size
 from .settings import Policy
-from .store import CSRF_KEY, Record, changed_keys
+from .store import CSRF_KEY, Record, Same, changed_keys
 from .users import user_of
 
 
@@ -27,6 +27,7 @@ class Draft:
         pushed since, also if it is equal to what was popped.
     :ivar profile: the name of the session's limits.
     :ivar reprofiled: they are not those that are stored.
+    :ivar adopted: it comes from an old session: empty, it is stored too.
     """
 
     content: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -37,6 +38,7 @@ class Draft:
     popped: frozenset[str] = frozenset()
     profile: str | None = None
     reprofiled: bool = False
+    adopted: bool = False
 
     def settle(self) -> None:
         """Forget what was done: it is stored."""
@@ -63,11 +65,14 @@ class Draft:
 
         Raises SessionValueError or SessionOverflowError, as saving does.
         """
-        if not self.opened or (record is None and not self.content):
+        is_nothing = record is None and not (self.content or self.adopted)
+        if not self.opened or is_nothing:
             return None
         text = policy.serializer.dumps(self.content)
+        # Of the same objects a pickle is the same, of equal ones it may not.
         is_same = record is not None and (
-            text == policy.serializer.as_written(record.data)
+            text == record.data
+            or text == policy.serializer.as_written(record.data)
         )
         if is_same and not self.is_more_than_its_content:
             user = user_of(policy.user_key, self.content)
@@ -77,14 +82,16 @@ class Draft:
         check_size(text, self.content, policy.serializer, policy.max_data_size)
         return text
 
-    def changes(self, base: dict[str, Any], *, is_new: bool) -> set[str]:
+    def changes(
+        self, base: dict[str, Any], is_same: Same, *, is_new: bool
+    ) -> set[str]:
         """Return what was done to ``base``, as a log may show it.
 
         The CSRF token of a new session does not count: Pyramid's check makes
         one for a visitor without a session, and refuses him. Neither do the
         times that the expiry tween keeps.
         """
-        changed = changed_keys(base, self.content)
+        changed = changed_keys(base, self.content, is_same)
         keys = {key for key in changed if not key.startswith(RESERVED)}
         if is_new:
             keys.discard(CSRF_KEY)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .store import Record, Work
+from .store import Record, RowId, Work
+from .tokens import shown_id
 
 # A tombstone tells its browser why for at most so long; seconds.
 _TOMBSTONE = 30 * 24 * 60 * 60
@@ -15,12 +16,12 @@ _TOMBSTONE = 30 * 24 * 60 * 60
 class Revocation:
     """Sessions of a user that somebody ends.
 
-    :ivar only: the id of a row; None: all of the user's.
+    :ivar only: what is shown of a row's id; None: all of the user's.
     :ivar spares_current: not the request's own session.
     """
 
     user: str = field(repr=False)
-    only: int | None
+    only: RowId | None
     spares_current: bool
 
 
@@ -35,7 +36,7 @@ class Ends:
     """
 
     def __init__(self) -> None:
-        self.rows: tuple[int, ...] = ()
+        self.rows: tuple[RowId, ...] = ()
         self.revocations: tuple[Revocation, ...] = ()
         self.unsure: tuple[Revocation, ...] = ()
 
@@ -44,7 +45,7 @@ class Ends:
 
     def carried_out(
         self,
-        rows: tuple[int, ...],
+        rows: tuple[RowId, ...],
         revocations: tuple[Revocation, ...],
         *,
         is_unsure: bool,
@@ -57,14 +58,14 @@ class Ends:
 
 
 def to_revoke(
-    work: Work, revocations: tuple[Revocation, ...], own: int | None
+    work: Work, revocations: tuple[Revocation, ...], own: RowId | None
 ) -> list[Record]:
     """Return the rows that are to be revoked, by their ids."""
     found = {
         record.id: record
         for revocation in revocations
         for record in work.of_user(revocation.user)
-        if revocation.only in (None, record.id)
+        if revocation.only in (None, shown_id(record.id))
         and not (revocation.spares_current and record.id == own)
     }
     return [found[row] for row in sorted(found)]

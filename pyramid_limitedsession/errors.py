@@ -29,7 +29,7 @@ class SessionError(Exception):
 
 
 class SessionValueError(SessionError, ValueError):
-    """A value in the session is not one of JSON's own types.
+    """A value in the session is not one that its serializer keeps.
 
     :ivar path: where the value is, for instance ``session['cart'][3]``.
     """

@@ -6,6 +6,8 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from pyramid.exceptions import ConfigurationError
@@ -17,8 +19,10 @@ from sqlalchemy.orm import Session, scoped_session
 from transaction.interfaces import NoTransaction
 from zope.interface import implementer
 
+from .adopting import OldSession
 from .datamanager import DataManager
 from .engines import make_engine
+from .errors import SessionError, shown
 from .events import Ended, refused
 from .joined import (
     EnlistedStore,
@@ -29,7 +33,7 @@ from .joined import (
     reading_connection,
     work_on,
 )
-from .place import Place
+from .place import Content, Place
 from .reading import PREFIX
 from .schema import typed_table
 from .session import LimitedSession
@@ -70,9 +74,12 @@ class SessionFactory:
     ) -> None:
         self.settings = settings
         self.clock = clock
-        table = typed_table(settings.layout.name, settings.layout.schema)
+        table = typed_table(
+            settings.layout, is_native=settings.policy.serializer.is_native
+        )
         options: Any = {
             "lock_timeout": settings.lock_timeout,
+            "max_data_size": settings.policy.max_data_size,
             "create": settings.create_table,
         }
         self.store: SqlStore | None = None
@@ -92,23 +99,42 @@ class SessionFactory:
         unit: Unit | None = getattr(request, UNIT, None)
         if unit is None:
             token = self._token(request)
+            old = self._old(request)
             unit = Unit(
                 self.settings.policy,
-                self._place(request),
+                self._place_with_others(request),
                 token,
                 lambda: int(self.clock()),
                 was_found=token is not None
                 and token == request.environ.get(FOUND),
                 is_passive=lambda: is_passive(request),
                 tell=lambda reason: _tell_refused(request, reason),
+                adopt=old.find if old else None,
             )
             setattr(request, UNIT, unit)
-            run_last(request, _Answer(unit, self.settings.cookie))
+            run_last(request, _Answer(unit, self.settings.cookie, old))
             # A script may be part of handling another error.
             request.add_finished_callback(_Finish(sys.exc_info()[1]))
             if getattr(request, ANSWERED, False):
                 unit.close()
         return unit
+
+    def _place_with_others(self, request: Request) -> Place:
+        place, values_of = self._place(request), self.settings.column_values
+        if values_of is None:
+            return place
+
+        def others(content: Content) -> Content:
+            values = values_of(request, MappingProxyType(content))
+            unknown = values.keys() - self.settings.layout.others.keys()
+            if unknown:
+                raise SessionError(
+                    f"{PREFIX}column_values returned {shown(min(unknown))}, "
+                    "which is no further column of the model"
+                )
+            return values
+
+        return replace(place, others=others)
 
     def owner_of(self, request: Request) -> Request:
         """Return the request whose session this one has, most often itself.
@@ -122,6 +148,12 @@ class SessionFactory:
             return request
         is_same = self._token(owner) == self._token(request)
         return owner if is_same else request
+
+    def _old(self, request: Request) -> OldSession | None:
+        settings = self.settings
+        if settings.adopt is None:
+            return None
+        return OldSession(settings.adopt, settings.policy, request)
 
     def _token(self, request: Request) -> Secret | None:
         cookie = _cookie(request, self.settings.cookie.name)
@@ -261,9 +293,12 @@ def run_last(
 class _Answer:
     """Response callback: saves late changes, then decides on the cookie."""
 
-    def __init__(self, unit: Unit, cookie: CookieSettings) -> None:
+    def __init__(
+        self, unit: Unit, cookie: CookieSettings, old: OldSession | None
+    ) -> None:
         self._unit = unit
         self._cookie = cookie
+        self._old = old
 
     def __call__(self, request: Request, response: Response) -> None:
         """Run behind the application's own callbacks."""
@@ -286,7 +321,13 @@ class _Answer:
         token = unit.stored.new_token
         if token is None and unit.stored.resend:
             token = unit.stored.token
-        if token is None and not unit.forget_token:
+        is_sent = token is not None or unit.forget_token
+        if self._old is not None:
+            ours = cookie if is_sent else None
+            is_over = unit.forget_token
+            if self._old.give_way(unit.stored, is_over, response, ours):
+                _forbid_caching(response)
+        if not is_sent:
             return
         secure = cookie.secure
         response.set_cookie(

@@ -26,17 +26,23 @@ from .engines import is_in_memory, make_engine_like, with_options_of
 from .limits import Cutoffs
 from .sqlstore import SqlStore
 from .sqlwork import SqlWork
-from .store import Record, Work, transaction_of
+from .store import Record, RowId, Work, transaction_of
 
 
 class JoinedStores:
     """One store of our own for each engine the application uses."""
 
     def __init__(
-        self, table: sa.Table, *, lock_timeout: int, create: bool
+        self,
+        table: sa.Table,
+        *,
+        lock_timeout: int,
+        max_data_size: int | None,
+        create: bool,
     ) -> None:
         self._table = table
         self._lock_timeout = lock_timeout
+        self._max_data_size = max_data_size
         self._create = create
         # Built once: it is asked for in every request.
         self._update = sa.update(table)
@@ -68,6 +74,7 @@ class JoinedStores:
                     own,
                     self._table,
                     lock_timeout=self._lock_timeout,
+                    max_data_size=self._max_data_size,
                     create=self._create,
                 )
                 self._stores[engine] = store
@@ -203,19 +210,19 @@ class MiddlewareWork(SqlWork):
         self._store = store
         self._transaction = transaction
 
-    def delete(self, ids: Iterable[int]) -> None:
+    def delete(self, ids: Iterable[RowId]) -> None:
         """See `Work`. Holds also if the transaction aborts."""
         ids = list(ids)
         self._for_good(lambda work: work.delete(ids))
 
-    def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
+    def revoke(self, ids: Iterable[RowId], *, reason: str, until: int) -> None:
         """See `Work`. Holds also if the transaction aborts."""
         ids = list(ids)
         self._for_good(
             lambda work: work.revoke(ids, reason=reason, until=until)
         )
 
-    def lock_all(self, ids: Iterable[int]) -> list[Record]:
+    def lock_all(self, ids: Iterable[RowId]) -> list[Record]:
         """See `Work`. Without a lock, which `revoke` would wait for."""
         return self._each(self._sql.read_all, ids)
 

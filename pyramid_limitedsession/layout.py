@@ -37,7 +37,9 @@ class Layout:
     :ivar names: of each column that it has, the name in the database.
     :ivar others: further columns of the application's own mapped class, by
         its attributes.
-    :ivar id: the type of the ids and what makes them, if not the usual.
+    :ivar id: that class's column of the ids.
+    :ivar user: its column of the users.
+    :ivar table: its table, as it is to be made.
     """
 
     name: str = "sessions"
@@ -49,6 +51,8 @@ class Layout:
         default_factory=dict, repr=False
     )
     id: sa.Column[Any] | None = field(default=None, repr=False)
+    user: sa.Column[Any] | None = field(default=None, repr=False)
+    table: sa.Table | None = field(default=None, repr=False)
 
     def has(self, name: str) -> bool:
         """Say whether the table has this column."""
@@ -85,7 +89,6 @@ def layout_of(model: Any) -> Layout:
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         raise ValueError(f"it has no attribute {', '.join(missing)}")
-    own = columns.get("id")
     return Layout(
         name=str(table.name),
         schema=table.schema,
@@ -95,7 +98,9 @@ def layout_of(model: Any) -> Layout:
             for key, column in columns.items()
             if key not in COLUMNS and column.table is table
         },
-        id=own,
+        id=columns.get("id"),
+        user=columns.get("user_id"),
+        table=table,
     )
 
 

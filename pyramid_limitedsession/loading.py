@@ -11,10 +11,24 @@ from .errors import SessionBusyError, UnreadableDataError, shown
 from .events import Ended
 from .limits import FARTHEST_AHEAD, Verdict
 from .settings import Policy
-from .store import Record
+from .store import Record, RowId
 from .tokens import Secret, fingerprint, key_of
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A session of another factory that becomes ours, see `adopting`.
+
+    :ivar created: when it began.
+    :ivar content: returns what is in it, each time anew.
+    :ivar end: ends it where it was kept.
+    """
+
+    created: int
+    content: Callable[[], dict[str, Any]]
+    end: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -27,13 +41,15 @@ class Found:
     :ivar ended: why it was not accepted.
     :ivar may_return: its times are too far ahead: it is accepted again once
         the clock is right.
+    :ivar adopted: where the content comes from, if not from a row.
     """
 
     record: Record | None = None
     content: dict[str, Any] = field(default_factory=dict, repr=False)
-    row: int | None = None
+    row: RowId | None = None
     ended: Ended | None = None
     may_return: bool = False
+    adopted: Adopted | None = None
 
     @property
     def is_gone(self) -> bool:
@@ -75,10 +91,12 @@ def find(
             times = record.created or 0, record.seen or 0
             is_ahead = max(times) > now + FARTHEST_AHEAD
             return Found(row=row, ended=verdict, may_return=is_ahead)
+        if record.data is None:
+            raise UnreadableDataError("it is larger than max_data_size")
         return Found(record, policy.serializer.loads(record.data), row)
-    except UnreadableDataError:
+    except UnreadableDataError as error:
         # Left in place: a newer release may be able to read it.
-        log.warning("session %s is unreadable", fingerprint(key))
+        log.warning("session %s is unreadable: %s", fingerprint(key), error)
         return Found(row=row, ended="unreadable")
 
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from .schema import make_table
-
 if TYPE_CHECKING:
     from alembic.operations.ops import (
         DowngradeOps,
@@ -54,7 +52,7 @@ class Plan:
     lacks: tuple[str, ...]
 
 
-def plan_for(connection: Connection, name: str, schema: str | None) -> Plan:
+def plan_for(connection: Connection, target: sa.Table) -> Plan:
     """Compare a database's table with what it ought to be.
 
     Only what is missing is added. What an application or an operator has
@@ -62,7 +60,6 @@ def plan_for(connection: Connection, name: str, schema: str | None) -> Plan:
     """
     from alembic.operations import ops
 
-    target = make_table(sa.MetaData(), name, schema)
     context = _context_of(connection, target)
     found = _differences(context, target)
     adding, left = _added(found), _left(found)
@@ -197,7 +194,7 @@ def _copy_of(
     }
     if (
         not is_ours
-        or found - set(target.columns.keys())
+        or found - {column.name for column in target.columns}
         or _SPECIAL.search(own[0])
         or any(_depends(part, target) for part in parts)
     ):
@@ -227,7 +224,7 @@ def _copying(
     new = target.to_metadata(sa.MetaData(), name=f"_new_{target.name}")
     columns = [column for column in target.columns if column.name in present]
     filling = new.insert().from_select(
-        [column.name for column in columns], sa.select(*columns)
+        [column.key for column in columns], sa.select(*columns)
     )
     quoted = dialect.identifier_preparer.quote
     renaming = f"ALTER TABLE {quoted(new.name)} RENAME TO "

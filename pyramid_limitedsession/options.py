@@ -18,6 +18,7 @@ from .readers import (
     or_word,
     positive,
     read_bool,
+    read_column,
     read_columns,
     read_cookie_name,
     read_cookie_path,
@@ -330,13 +331,13 @@ PROFILE_OPTIONS = (
 
 # Of each column. Not set: as it is called here.
 COLUMN_OPTIONS = tuple(
-    Option(name, read_text, name, f"the_{name}", f"The column ``{name}``.")
+    Option(name, read_column, name, f"the_{name}", f"The column ``{name}``.")
     for name in COLUMNS
 )
 
 _COLUMN = Option(
     "NAME",
-    read_text,
+    read_column,
     "",
     "the_name",
     "What the column ``NAME`` is called in the database; not set: ``NAME``.",

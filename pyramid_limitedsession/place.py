@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .store import Store, Work
+
+Content = Mapping[str, Any]
 
 
 class Part(Protocol):
@@ -27,12 +29,15 @@ class Place:
         database transaction. None: the store's own transactions are used.
     :ivar reader: joined mode: returns a `Work` to read with, or None to
         read with the store.
+    :ivar others: returns values for further columns of the application's,
+        for a content that is to be written.
     """
 
     store: Store
     join: Callable[[Any], Part | None]
     enlist: Callable[[], Work] | None = None
     reader: Callable[[], Work | None] = lambda: None
+    others: Callable[[Content], Content] = lambda content: {}
 
     def to_read(self) -> Store | Work:
         """Return what to read with."""

@@ -20,6 +20,8 @@ LARGEST_BATCH = 10_000
 # A day; what waits longer hangs. SQLite takes milliseconds in 32 bits.
 LONGEST_WAIT = 86400
 _LONGEST_NAME = 48
+# PostgreSQL cuts what is longer.
+_LONGEST_COLUMN = 63
 # Characters: as many as hex digits of 128 bits.
 _SHORTEST_KEY = 32
 _TRUE = ("true", "yes", "on", "1")
@@ -139,6 +141,16 @@ def read_name(text: str) -> str:
     PostgreSQL, 64 on MySQL.
     """
     if not 0 < len(text) <= _LONGEST_NAME:
+        raise ValueError
+    return text
+
+
+def read_column(text: str) -> str:
+    """Return the name of a column.
+
+    Any but what no database, or not SQLAlchemy, can quote.
+    """
+    if not 0 < len(text) <= _LONGEST_COLUMN or "\0" in text or "%(" in text:
         raise ValueError
     return text
 

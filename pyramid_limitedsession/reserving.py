@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from .columntypes import MYSQL
 from .dberrors import is_busy
 from .engines import is_in_memory, make_engine_like
-from .schema import MYSQL
 from .waits import begin_text, lock_name, lock_number
 
 _LONGEST_RUN = 7 * 24 * 60 * 60

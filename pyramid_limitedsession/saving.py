@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +13,8 @@ from .limits import moved
 from .serializers import check_size
 from .settings import Policy
 from .statements import MAX_VERSION
-from .store import Record, Store, Work, merge
-from .tokens import Secret, fingerprint, key_of, make_token
+from .store import Record, RowId, Store, Work, is_changed, merge
+from .tokens import Secret, fingerprint, hashed, key_of, make_token
 from .users import user_of
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ class Plan:
     :ivar profile: the name of its limits, and whether that is new.
     :ivar passive: the request is no activity.
     :ivar ended: how often the session had been ended in this request.
+    :ivar created: when the session began.
+    :ivar others: values for further columns of the application's.
     """
 
     policy: Policy
@@ -56,7 +59,7 @@ class Plan:
     base: Record | None
     text: str | None = field(repr=False)
     user: Secret | None
-    ends: tuple[int, ...]
+    ends: tuple[RowId, ...]
     revocations: tuple[Revocation, ...]
     cleared: bool
     popped: frozenset[str]
@@ -64,6 +67,8 @@ class Plan:
     profile: tuple[str | None, bool]
     passive: bool
     ended: int
+    created: int
+    others: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def execute(self, work: Work) -> Result:
         """Run the statements inside an open transaction.
@@ -100,7 +105,7 @@ class Plan:
         if self.base is None or self.text is None:
             return
         newest = store.load(self.base.key)
-        if newest is not None and newest.version != self.base.version:
+        if newest is not None and is_changed(newest, self.base):
             self._merged(self.base, newest, self.text)
 
     def _insert(self, work: Work, text: str) -> Result:
@@ -111,11 +116,12 @@ class Plan:
             key=key_of(token),
             data=Secret(text),
             version=1,
-            created=self.now,
+            created=self.created,
             seen=self.now,
-            expires=self._expires(profile, self.now, self.now),
+            expires=self._expires(profile, self.created, self.now),
             user=self.user,
             profile=profile,
+            others=self.others,
         )
         return Result(replace(record, id=work.insert(record)), token)
 
@@ -165,6 +171,9 @@ class Plan:
         profile = name if is_new else record.profile
         return replace(
             record,
+            # The key may be the primary key.
+            id=record.id if record.id != record.key else hashed(key),
+            others=self.others,
             key=key,
             data=Secret(text),
             version=(record.version or 0) % MAX_VERSION + 1,
@@ -185,7 +194,7 @@ class Plan:
     ) -> dict[str, Any] | None:
         """Return the merged content, None if ours stands as it is."""
         serializer = self.policy.serializer
-        if self.policy.on_conflict == "overwrite":
+        if self.policy.on_conflict == "overwrite" or newest.data is None:
             return None
         try:
             theirs = serializer.loads(newest.data)
@@ -197,6 +206,7 @@ class Plan:
             theirs,
             cleared=self.cleared,
             popped=self.popped,
+            is_same=serializer.is_same,
         )
         if both and self.policy.on_conflict == "retry":
             raise SessionConflict(both)

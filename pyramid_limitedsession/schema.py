@@ -2,169 +2,95 @@
 
 `make_table` adds it to any ``MetaData``, for instance to an application's
 own, where Alembic finds it; `SessionMixin` makes it a declarative class.
+`typed_table` is the same table as this package reads and writes it.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
-from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import Mapped
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.orm import Mapped, MappedColumn
+from sqlalchemy.types import TypeEngine
 
-from .tokens import Secret
+from .columntypes import (
+    KEY_LENGTH,
+    MYSQL,
+    SecretJSON,
+    SecretKey,
+    SecretNumber,
+    SecretText,
+    SecretUser,
+    UTCSeconds,
+    native_json,
+    plain_text,
+)
+from .layout import COLUMNS, Layout, names_of
 from .users import USER_LENGTH
 
-# Room for "2::" and 64 hex digits, and for other versions to come.
-_KEY_LENGTH = 80
 _PROFILE_LENGTH = 40
 _REASON_LENGTH = 20
-MYSQL = ("mysql", "mariadb")
-
-
-class UTCSeconds(TypeDecorator[int]):
-    """Whole seconds since the epoch here, a UTC date and time there.
-
-    The column has no time zone, so that no zone of a process, a server or a
-    database session can shift it. What is no time reads as None.
-    """
-
-    impl = sa.DateTime
-    cache_ok = True
-
-    def process_bind_param(
-        self, value: int | None, dialect: Dialect
-    ) -> datetime.datetime | None:
-        """Return the moment as SQLAlchemy wants it."""
-        if value is None:
-            return None
-        moment = datetime.datetime.fromtimestamp(value, datetime.timezone.utc)
-        return moment.replace(tzinfo=None)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> int | None:
-        """Return the moment's seconds."""
-        if not isinstance(value, datetime.datetime):
-            return None
-        return int(value.replace(tzinfo=datetime.timezone.utc).timestamp())
-
-    def result_processor(
-        self, dialect: Dialect, coltype: object
-    ) -> Callable[[Any], int | None] | None:
-        """Return a reader that takes a damaged time (SQLite) as None."""
-        read = super().result_processor(dialect, coltype)
-
-        def read_or_none(value: Any) -> int | None:
-            try:
-                return read(value) if read is not None else None
-            except (ValueError, TypeError):
-                return None
-
-        return read_or_none
-
-
-class _SecretType(TypeDecorator[str]):
-    # Both ways as Secret: echo prints parameters and rows by their repr.
-    impl: Any = sa.Text
-    cache_ok = True
-
-    def process_bind_param(
-        self, value: str | None, dialect: Dialect
-    ) -> Secret | None:
-        return None if value is None else Secret(value)
-
-    def process_result_value(
-        self, value: Any, dialect: Dialect
-    ) -> Secret | None:
-        return None if value is None else Secret(value)
-
-
-class SecretKey(_SecretType):
-    """The hash of a token.
-
-    ASCII and compared byte by byte on MySQL and MariaDB, whose default
-    collations take other-case, accented and blank-padded keys for equal.
-    """
-
-    impl = sa.String
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the column type of this database."""
-        if dialect.name in MYSQL:
-            return _binary(_KEY_LENGTH, "ascii")
-        return sa.String(_KEY_LENGTH)
-
-
-class SecretText(_SecretType):
-    """The serialized data.
-
-    LONGTEXT on MySQL and MariaDB: TEXT ends at 64 kB there, and a
-    non-strict server cuts what is longer without an error.
-    """
-
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the column type of this database."""
-        if dialect.name in MYSQL:
-            return mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
-        return sa.Text()
-
-
-class SecretUser(_SecretType):
-    """Who a session is of: as secret as what else is in it."""
-
-    impl = sa.String
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the column type of this database."""
-        if dialect.name in MYSQL:
-            return _binary(USER_LENGTH, "utf8mb4")
-        return sa.String(USER_LENGTH)
-
-
-def _binary(length: int, charset: str) -> TypeEngine[Any]:
-    return mysql.VARCHAR(length, charset=charset, collation=f"{charset}_bin")
-
-
-def _plain(length: int, charset: str = "ascii") -> TypeEngine[Any]:
-    return sa.String(length).with_variant(_binary(length, charset), *MYSQL)
+# In a typed table's info: the application's own, which is to be made.
+AS_MADE = "pyramid_limitedsession.as_made"
 
 
 @dataclass(frozen=True)
 class _Types:
-    """The types of columns that we read in our own way.
+    """The types of columns that we read in our own way."""
 
-    By default SQLAlchemy's own: what a migration makes.
-    """
+    key: TypeEngine[Any]
+    data: TypeEngine[Any]
+    moment: TypeEngine[Any]
+    user: TypeEngine[Any]
 
-    key: TypeEngine[Any] = field(default_factory=lambda: _plain(_KEY_LENGTH))
-    data: TypeEngine[Any] = field(
-        default_factory=lambda: sa.Text().with_variant(
-            mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), *MYSQL
+    @classmethod
+    def plain(cls, *, is_native: bool = False) -> _Types:
+        """Return SQLAlchemy's own: what a migration makes."""
+        text = mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
+        return cls(
+            plain_text(KEY_LENGTH),
+            native_json()
+            if is_native
+            else sa.Text().with_variant(text, *MYSQL),
+            sa.DateTime(),
+            plain_text(USER_LENGTH, "utf8mb4"),
         )
-    )
-    moment: TypeEngine[Any] = field(default_factory=sa.DateTime)
-    user: TypeEngine[Any] = field(
-        default_factory=lambda: _plain(USER_LENGTH, "utf8mb4")
-    )
 
 
 def make_table(
-    metadata: sa.MetaData, name: str = "sessions", schema: str | None = None
+    metadata: sa.MetaData,
+    name: str = "sessions",
+    schema: str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    is_native: bool = False,
 ) -> sa.Table:
     """Add the sessions table to a metadata and return it.
 
     Its columns have SQLAlchemy's own types, so that the migration that
     Alembic writes runs as it is, and also when this package is gone.
+
+    Args:
+        metadata: where it is added.
+        name: the table's.
+        schema: the table's; None: the connection's default.
+        columns: what columns are called, if not as here.
+        is_native: the data is a column of JSON (``serializer = null``).
     """
-    return _table(metadata, name, schema, _Types())
+    layout = Layout(name, schema, names_of(COLUMNS, columns or {}))
+    return plain_table(layout, metadata, is_native=is_native)
+
+
+def plain_table(
+    layout: Layout, metadata: sa.MetaData, *, is_native: bool = False
+) -> sa.Table:
+    """Add the table of a layout, with types of SQLAlchemy's own."""
+    return _table(metadata, layout, _Types.plain(is_native=is_native))
 
 
 class SessionMixin:
@@ -174,7 +100,11 @@ class SessionMixin:
     declares what `make_table` declares, for an application that wants to
     query its sessions. Further columns, indexes and the schema are given as
     in any class; a column has to be nullable, or the server has to know its
-    default, because this package fills its own only. Times are in UTC.
+    default, unless ``column_values`` fills it. Times are in UTC.
+
+    A column of ours that the class declares itself takes the place of ours,
+    under any name; ``version = None`` leaves one out. The class has to be
+    named in the setting ``model`` then.
     """
 
     if TYPE_CHECKING:
@@ -200,54 +130,168 @@ class SessionMixin:
         **options: Any,
     ) -> sa.Table:
         """Return the class's table: declarative calls this to make it."""
-        return _table(metadata, name, schema, _Types(), *parts, **options)
+        own = _own_columns(cls, parts)
+        there = [each for each in COLUMNS if own.get(each, ...) is not None]
+        layout = Layout(name, schema, names_of(there, {}))
+        types = _Types.plain()
+        return _table(metadata, layout, types, *parts, own=own, **options)
 
 
-def typed_table(name: str, schema: str | None = None) -> sa.Table:
-    """Return the same table as this package reads and writes it."""
-    types = _Types(SecretKey(), SecretText(), UTCSeconds(), SecretUser())
-    return _table(sa.MetaData(), name, schema, types)
+def _own_columns(
+    cls: type, parts: tuple[Any, ...]
+) -> dict[str, sa.Column[Any] | None]:
+    """Return columns of ours that a class declares itself.
+
+    None: it says that there is none.
+    """
+    columns = [part for part in parts if isinstance(part, sa.Column)]
+    own: dict[str, Any] = {}
+    for name in COLUMNS:
+        found = getattr(cls, name, ...)
+        found = found.column if isinstance(found, MappedColumn) else found
+        # Of a mixin, the class has a copy.
+        called = found.name if isinstance(found, sa.Column) else name
+        same = [each for each in columns if each.name in (called, name)]
+        if same or found is None:
+            own[name] = same[0] if same else None
+    return own
+
+
+def typed_table(layout: Layout, *, is_native: bool = False) -> sa.Table:
+    """Return the table as this package reads and writes it.
+
+    ``is_native``: its data is a column of JSON.
+    """
+    user: TypeEngine[Any] = SecretUser()
+    if layout.user is not None and _is_number(layout.user.type):
+        user = SecretNumber()
+    data = SecretJSON() if is_native else SecretText()
+    types = _Types(SecretKey(), data, UTCSeconds(), user)
+    others = [
+        sa.Column(column.name, column.type, key=key)
+        for key, column in layout.others.items()
+    ]
+    own = {} if layout.id is None else {"id": _own_id(layout.id)}
+    table = _table(sa.MetaData(), layout, types, *others, own=own)
+    if layout.table is not None:
+        table.info[AS_MADE] = layout.table
+    return table
+
+
+def _is_number(kind: TypeEngine[Any]) -> bool:
+    return isinstance(kind, sa.Integer)
+
+
+def _own_id(column: sa.Column[Any]) -> sa.Column[Any]:
+    """Return the column of an application's own ids, for inserting."""
+    default: Any = column.default
+    made = column.server_default is not None
+    return sa.Column(
+        column.name,
+        column.type,
+        key="id",
+        primary_key=True,
+        default=None if default is None else default.arg,
+        server_default=sa.FetchedValue() if made else None,
+    )
+
+
+def columns_of(table: sa.Table) -> Any:
+    """Return the columns for statements, by our names.
+
+    In place of one that the table does not have, what would be in it.
+    """
+    absent = {
+        "id": table.c.session_id,
+        "version": sa.literal_column("0", sa.Integer()),
+        "expires_at": sa.literal_column("NULL", UTCSeconds()),
+        "user_id": sa.literal_column("NULL", SecretUser()),
+        "profile": sa.literal_column("NULL", sa.String()),
+        "ended": sa.literal_column("NULL", sa.String()),
+    }
+    return SimpleNamespace(
+        **{
+            name: table.c[name] if name in table.c else absent[name]
+            for name in COLUMNS
+        }
+    )
 
 
 def _table(
     metadata: sa.MetaData,
-    name: str,
-    schema: str | None,
+    layout: Layout,
     types: _Types,
     *parts: Any,
+    own: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> sa.Table:
     """Add the table, with further parts and options of an application.
+
+    ``own`` are columns that take the place of ours; some may be among the
+    parts.
 
     ``updated_at`` has no index on purpose: it moves with every touch, and
     an index on it would make each touch rewrite all indexes of the row on
     PostgreSQL. There is no foreign key either: it would add locks.
     """
+    own, name = own or {}, layout.name
+    found = {
+        each: own.get(each, column)
+        for each, column in _columns(layout, types).items()
+    }
+    key = sa.UniqueConstraint(
+        found["session_id"], name=f"uq_{name}_session_id"
+    )
+    needs_key = "id" in found and not found["session_id"].unique
     return sa.Table(
         name,
         metadata,
-        # No secret, it opens nothing; 32 bits run out in practice.
-        sa.Column(
-            "id",
-            sa.BigInteger().with_variant(sa.Integer, "sqlite"),
-            primary_key=True,
-            autoincrement=True,
+        *found.values(),
+        *([key] if needs_key else []),
+        *(
+            sa.Index(f"ix_{name}_{each}", found[each])
+            for each in ("expires_at", "user_id")
+            # An application's own column may bring one.
+            if each in found and not found[each].index
         ),
-        sa.Column("session_id", types.key, nullable=False),
-        sa.Column("data", types.data, nullable=False),
-        sa.Column("version", sa.Integer, nullable=False),
-        sa.Column("created_at", types.moment, nullable=False),
-        sa.Column("updated_at", types.moment, nullable=False),
-        sa.Column("expires_at", types.moment, nullable=True),
-        sa.Column("user_id", types.user, nullable=True),
-        sa.Column("profile", _plain(_PROFILE_LENGTH), nullable=True),
-        # Why the session is over: such a row is a tombstone, without data.
-        sa.Column("ended", _plain(_REASON_LENGTH), nullable=True),
-        sa.UniqueConstraint("session_id", name=f"uq_{name}_session_id"),
-        sa.Index(f"ix_{name}_expires_at", "expires_at"),
-        sa.Index(f"ix_{name}_user_id", "user_id"),
-        *parts,
-        schema=schema,
+        # Those in the place of ours are there already.
+        *(each for each in parts if not _is_among(each, found.values())),
+        schema=layout.schema,
         # An id is never given out twice: a late logout deletes by id.
-        **{"sqlite_autoincrement": True, **options},
+        **{"sqlite_autoincrement": "id" in found, **options},
     )
+
+
+def _is_among(one: object, others: Iterable[object]) -> bool:
+    return any(one is other for other in others)
+
+
+def _columns(layout: Layout, types: _Types) -> dict[str, sa.Column[Any]]:
+    """Return our columns, those that the table has."""
+    has_id = layout.has("id")
+    made: dict[str, tuple[Any, dict[str, Any]]] = {
+        # No secret, it opens nothing; 32 bits run out in practice.
+        "id": (
+            sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+            {"primary_key": True, "autoincrement": True},
+        ),
+        "session_id": (types.key, {"primary_key": not has_id}),
+        "data": (types.data, {}),
+        "version": (sa.Integer, {}),
+        "created_at": (types.moment, {}),
+        "updated_at": (types.moment, {}),
+        "expires_at": (types.moment, {"nullable": True}),
+        "user_id": (types.user, {"nullable": True}),
+        "profile": (plain_text(_PROFILE_LENGTH), {"nullable": True}),
+        # Why the session is over: such a row is a tombstone, without data.
+        "ended": (plain_text(_REASON_LENGTH), {"nullable": True}),
+    }
+    return {
+        name: sa.Column(
+            called,
+            made[name][0],
+            key=name,
+            **{"nullable": False, **made[name][1]},
+        )
+        for name, called in layout.names.items()
+    }

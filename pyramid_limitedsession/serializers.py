@@ -1,40 +1,38 @@
-"""From session data to text and back; what may be stored, and how much.
-
-Only JSON's own types are accepted: what is read back must equal what was
-put in. ``json.dumps`` alone does not promise that (an ``int`` key comes
-back as a string, a tuple as a list, ``NaN`` is no JSON at all), so the data
-is checked first, and an error names the path of the offending key.
-"""
+"""From session data to text and back: which ways there are, and how much."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable, Iterable
+import marshal
+import pickle
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from .errors import (
-    SessionOverflowError,
-    SessionValueError,
-    UnreadableDataError,
-    shown,
-)
-from .pickled import unpickled
+from .errors import SessionOverflowError
+from .foreign import ForeignSerializer, foreign_serializer
+from .jsonforms import NullSerializer, RailsSerializer
+from .jsontext import HybridSerializer, JSONSerializer
+from .pickling import PickleSerializer
+from .readers import read_object
 
-# Far deeper than any sane session, far from Python's recursion limit, at
-# which writing and reading would both fail.
-MAX_DEPTH = 100
-# Python refuses to read integers of more digits than this back from text
-# (sys.set_int_max_str_digits); 4300 digits are about 14,200 bits.
-_MAX_INT_BITS = 14_000
-_SPLIT_CHARACTER = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-# Of a path, so many parts are shown in an error.
-_PARTS_SHOWN = 8
+__all__ = [
+    "HybridSerializer",
+    "JSONSerializer",
+    "Serializer",
+    "as_serializer",
+    "byte_count",
+    "check_size",
+]
 
 
 class Serializer(Protocol):
-    """What turns a session's data into text and text into data."""
+    """What turns a session's data into text and text into data.
+
+    :ivar is_native: the text is JSON for a column of that type.
+    :ivar warning: what an application that uses it is to know.
+    """
+
+    is_native: bool
+    warning: str | None
 
     def dumps(self, data: dict[str, Any]) -> str:
         """Return the data as text; raise SessionValueError if it cannot."""
@@ -45,177 +43,76 @@ class Serializer(Protocol):
     def as_written(self, text: str) -> str:
         """Return what `dumps` makes of the data that `loads` reads."""
 
+    def is_same(self, one: object, other: object) -> bool:
+        """Say whether two values of a key are the same once stored.
 
-class JSONSerializer:
-    """Strict JSON in ASCII.
-
-    ASCII, because then neither the character set of a table nor a NUL or a
-    lone surrogate in a string can spoil what is stored.
-    """
-
-    def dumps(self, data: dict[str, Any]) -> str:
-        """Return the data as JSON; raise SessionValueError if it cannot."""
-        try:
-            _check(data, MAX_DEPTH)
-        except _Bad as bad:
-            raise SessionValueError(_path(bad), bad.problem) from None
-        return json.dumps(data, separators=(",", ":"), allow_nan=False)
-
-    def loads(self, text: str) -> dict[str, Any]:
-        """Return the data; raise UnreadableDataError if it is damaged."""
-        data = _decoded(text)
-        if not isinstance(data, dict):
-            # Not raised in the decoder's except clause: its error, which
-            # would be the context of this one, holds the whole text.
-            raise UnreadableDataError
-        return data
-
-    def as_written(self, text: str) -> str:
-        """Return the text: nobody else has written it."""
-        return text
+        Never raises: what cannot be stored is not the same as anything.
+        """
 
 
-def _decoded(text: str) -> object:
-    """Return the decoded text; None if `JSONSerializer` wrote it not."""
-    try:
-        data = json.loads(
-            text, parse_constant=_refuse, parse_float=_finite_float
-        )
-        if text.count("[") + text.count("{") > MAX_DEPTH:
-            _check(data, MAX_DEPTH)
-    except (ValueError, TypeError, RecursionError, _Bad):
-        return None
-    return data
-
-
-def _refuse(text: str) -> object:
-    raise ValueError
-
-
-def _finite_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-class HybridSerializer(JSONSerializer):
-    """JSON that also reads what somebody else has pickled, in base64.
-
-    For the time of a change from one to the other. Nothing in a pickle is
-    run, see `pickled`. What JSON does not know makes a row unreadable.
-    """
-
-    def loads(self, text: str) -> dict[str, Any]:
-        """Return the data; raise UnreadableDataError if it is damaged."""
-        data = _decoded(text)
-        if not isinstance(data, dict):
-            data = _checked(unpickled(text, depth=MAX_DEPTH))
-        if not isinstance(data, dict):
-            raise UnreadableDataError
-        return data
-
-    def as_written(self, text: str) -> str:
-        """Return it as JSON; raise UnreadableDataError if it is damaged."""
-        is_json = text.startswith("{")
-        return text if is_json else self.dumps(self.loads(text))
-
-
-def _checked(data: object) -> object:
-    try:
-        _check(data, MAX_DEPTH)
-    except _Bad:
-        return None
-    return data
-
-
-SERIALIZERS: dict[str, Callable[[], Serializer]] = {
+_BY_NAME: dict[str, Callable[[], Serializer]] = {
     "json": JSONSerializer,
     "hybrid": HybridSerializer,
+    "pickle": PickleSerializer,
+    "null": NullSerializer,
+    "rails": RailsSerializer,
 }
 
 
 def as_serializer(given: Any) -> Serializer:
-    """Return the serializer that a setting names; ValueError if none."""
+    """Return the serializer of a setting: a name, or what has both functions.
+
+    Raises ValueError, or what importing it does, if it is none.
+    """
+    if isinstance(given, str) and given.lower() in _BY_NAME:
+        return _BY_NAME[given.lower()]()
+    found = _named(given) if isinstance(given, str) else given
+    if isinstance(found, (JSONSerializer, ForeignSerializer)):
+        return found
+    if found is pickle:
+        return PickleSerializer()
+    if found is marshal:
+        # What Rails calls so is the counterpart of something else.
+        raise ValueError("Python's marshal is for code; take pickle")
+    return foreign_serializer(found)
+
+
+def _named(name: str) -> Any:
     try:
-        return SERIALIZERS[given.lower()]()
-    except (KeyError, AttributeError):
-        raise ValueError("it is none") from None
+        return read_object(name)
+    except (ImportError, ValueError):
+        if "." in name:
+            raise
+        known = ", ".join(_BY_NAME)
+        raise ValueError(f"it is none of {known}, nor a module") from None
+
+
+def byte_count(text: str) -> int:
+    """Return the bytes of a text in the database."""
+    return len(text.encode())
 
 
 def check_size(
-    text: str, data: dict[str, Any], serializer: Serializer, limit: int | None
+    text: str,
+    data: dict[str, Any],
+    serializer: Serializer,
+    limit: int | None,
+    *,
+    stored_size: Callable[[str], int] = byte_count,
 ) -> None:
-    """Raise SessionOverflowError if the text has more than limit bytes."""
-    size = len(text.encode())
-    if limit is None or size <= limit:
+    """Raise SessionOverflowError if more than limit bytes would be stored.
+
+    ``stored_size``: returns the bytes that are stored for a text of the
+    serializer's.
+    """
+    if limit is None:
+        return
+    size = stored_size(text)
+    if size <= limit:
         return
     sizes = [
-        (key, len(serializer.dumps({key: value}).encode()))
+        (key, stored_size(serializer.dumps({key: value})))
         for key, value in data.items()
     ]
     sizes.sort(key=lambda pair: pair[1], reverse=True)
     raise SessionOverflowError(size, limit, sizes[:3])
-
-
-class _Bad(Exception):
-    """A value that cannot be stored; its path is collected on the way up."""
-
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-        self.path: list[str] = []
-
-
-def _check(value: object, depth: int) -> None:
-    # Subclasses of JSON's types pass: they equal what is read back.
-    if value is None or isinstance(value, bool):
-        return
-    if isinstance(value, str):
-        _check_text(value)
-        return
-    if isinstance(value, int):
-        if value.bit_length() > _MAX_INT_BITS:
-            raise _Bad("is an integer of too many digits")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise _Bad("is a number that JSON does not know")
-    elif isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                kind = type(key).__name__
-                raise _Bad(f"has a key of type {kind}, not str")
-            _check_text(key)
-        _check_items(value.items(), depth)
-    elif isinstance(value, list):
-        _check_items(enumerate(value), depth)
-    else:
-        raise _Bad(
-            f"is of type {type(value).__name__}; a session keeps only None, "
-            "bool, int, float, str, list, and dict with str keys"
-        )
-
-
-def _check_text(text: str) -> None:
-    if not text.isascii() and _SPLIT_CHARACTER.search(text):
-        raise _Bad("has two surrogates that JSON reads as one character")
-
-
-def _check_items(items: Iterable[tuple[object, object]], depth: int) -> None:
-    if depth <= 0:
-        raise _Bad(f"is nested more than {MAX_DEPTH} deep, or in itself")
-    for place, item in items:
-        try:
-            _check(item, depth - 1)
-        except _Bad as bad:
-            bad.path.append(f"[{shown(place)}]")
-            raise
-
-
-def _path(bad: _Bad) -> str:
-    # Of a cycle's endless path the beginning is all that helps.
-    parts = bad.path[::-1]
-    return (
-        "session"
-        + "".join(parts[:_PARTS_SHOWN])
-        + ("…" if len(parts) > _PARTS_SHOWN else "")
-    )

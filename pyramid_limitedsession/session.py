@@ -14,14 +14,17 @@ from .limits import TimeLeft
 from .store import CSRF_KEY, FLASH_PREFIX
 from .unitofwork import Unit
 
+# What JSON knows, and cannot be changed in place.
+_UNCHANGEABLE = frozenset({type(None), bool, int, float, str})
+
 
 @implementer(ISession)
 class LimitedSession(MutableMapping[str, Any]):
     """A server-side session: a dict whose changes are part of the request.
 
     Nothing is loaded before the first look inside. Keys are strings, values
-    are JSON's own types; anything else raises `SessionValueError` when the
-    request is saved. Changes inside nested values are noticed by comparing:
+    are JSON's own types (with another serializer, what that one keeps);
+    anything else raises `SessionValueError` when the request is saved. Changes inside nested values are noticed by comparing:
     ``changed()`` is never needed.
 
     What is not overridden here comes from ``MutableMapping``: ``get``,
@@ -44,7 +47,7 @@ class LimitedSession(MutableMapping[str, Any]):
         self._expose(value)
 
     def _expose(self, value: Any) -> None:
-        if isinstance(value, (dict, list)):
+        if type(value) not in _UNCHANGEABLE:
             # Who holds it can change it: it is compared at the end.
             self._unit.expose()
 

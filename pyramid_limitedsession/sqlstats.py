@@ -8,10 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from .columntypes import text_of
 from .deadrows import DeadRows
 from .limits import FARTHEST_AHEAD, Cutoffs
-from .schema import MYSQL
 from .sqlstore import SqlStore
+from .statements import size_of
 
 # Bytes and seconds up to which, in a histogram.
 SIZES = (256, 1024, 4096, 16384, 65536)
@@ -53,8 +54,10 @@ class Census:
 
     def groups(self, cutoffs: Cutoffs) -> list[Group]:
         """Return all rows in groups of those that are alike; one scan."""
-        c, now = self._table.c, cutoffs.now
-        bytes_ = self._bytes()
+        c, now = self._store.statements.columns, cutoffs.now
+        bytes_ = size_of(
+            text_of(self._table.c.data), self._store.engine.dialect.name
+        )
         reasons = DeadRows(self._table).reasons(cutoffs)
         keys = [
             self._state(reasons, now),
@@ -78,10 +81,11 @@ class Census:
 
     def largest_users(self, most: int) -> list[tuple[str, int]]:
         """Return the users with the most sessions that are not ended."""
-        user, count = self._table.c.user_id, sa.func.count()
+        c, count = self._store.statements.columns, sa.func.count()
+        user = c.user_id
         query = (
             sa.select(user, count)
-            .where(user.is_not(None), self._table.c.ended.is_(None))
+            .where(user.is_not(None), c.ended.is_(None))
             .group_by(user)
             .order_by(count.desc(), user)
             .limit(most)
@@ -92,7 +96,7 @@ class Census:
             ]
 
     def _state(self, reasons: dict[str, Any], now: int) -> Any:
-        c, far = self._table.c, now + FARTHEST_AHEAD
+        c, far = self._store.statements.columns, now + FARTHEST_AHEAD
         states = reasons | {"ended": c.ended.is_not(None)}
         is_ahead = sa.or_(c.updated_at > far, c.created_at > far)
         return sa.case(
@@ -100,18 +104,6 @@ class Census:
             (is_ahead, sa.literal("ahead", sa.String)),
             else_=sa.literal("live", sa.String),
         )
-
-    def _bytes(self) -> Any:
-        """Return the size of the data as it is stored."""
-        data = self._table.c.data
-        dialect = self._store.engine.dialect.name
-        if dialect in MYSQL:
-            return sa.func.length(data, type_=sa.Integer)
-        if dialect == "sqlite":
-            # Of a text it counts characters.
-            blob = sa.cast(data, sa.LargeBinary)
-            return sa.func.length(blob, type_=sa.Integer)
-        return sa.func.octet_length(data, type_=sa.Integer)
 
 
 def _named(conditions: dict[str, Any]) -> list[Any]:

@@ -20,6 +20,7 @@ from .deadrows import DeadRows
 from .engines import is_in_memory
 from .errors import SessionBusyError, SessionTableError
 from .limits import Cutoffs
+from .schema import AS_MADE
 from .sqlwork import SqlWork
 from .statements import Statements
 from .store import Record, transaction_of
@@ -38,6 +39,7 @@ class SqlStore:
         table: sa.Table,
         *,
         lock_timeout: int,
+        max_data_size: int | None = None,
         create: bool = False,
     ) -> None:
         self.engine = engine
@@ -45,7 +47,9 @@ class SqlStore:
         # A database in memory is on the application's own connection, which
         # has its own ways with transactions.
         self._is_shared = is_in_memory(engine)
-        self.statements = Statements(table)
+        self.statements = Statements(
+            table, dialect=engine.dialect.name, most=max_data_size
+        )
         self.commits_last = engine.dialect.name == "sqlite"
         self._create_first = create
         self._lock_timeout = lock_timeout
@@ -71,7 +75,11 @@ class SqlStore:
         else:
             with transaction_of(self) as work:
                 done = work.hash_id(record)
-        return replace(record, key=hashed(record.key)) if done else None
+        if done is None:
+            return None
+        key = hashed(record.key)
+        is_keyed = self.statements.is_keyed
+        return replace(record, key=key, id=key if is_keyed else record.id)
 
     def of_user(self, user: str) -> list[Record]:
         """See `Store`."""
@@ -121,12 +129,18 @@ class SqlStore:
 
     # -- table ---------------------------------------------------------
 
+    @property
+    def as_made(self) -> sa.Table:
+        """The table as it is made: an application may have a class of it."""
+        made: sa.Table = self.table.info.get(AS_MADE, self.table)
+        return made
+
     def ddl(self) -> list[str]:
         """Return the statements that make the table on this database."""
         dialect = self.engine.dialect
         making: list[ExecutableDDLElement] = [
-            CreateTable(self.table),
-            *(CreateIndex(index) for index in sorted_indexes(self.table)),
+            CreateTable(self.as_made),
+            *(CreateIndex(index) for index in sorted_indexes(self.as_made)),
         ]
         texts = [str(part.compile(dialect=dialect)).strip() for part in making]
         if dialect.paramstyle in ("format", "pyformat"):
@@ -145,7 +159,7 @@ class SqlStore:
             try:
                 was_missing = not self._has_table(conn)
                 if was_missing:
-                    self.table.create(conn, checkfirst=False)
+                    self.as_made.create(conn, checkfirst=False)
                 self._close(conn, "COMMIT")
             except DBAPIError:
                 self._close(conn, "ROLLBACK")

@@ -16,10 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
+from .columntypes import text_of
 from .dberrors import translated
 from .errors import UnreadableDataError
 from .serializers import Serializer
 from .sqlstore import SqlStore
+from .store import RowId
 from .tokens import Secret, is_plain, key_of, parse_token
 
 
@@ -33,14 +35,15 @@ class Batch:
         hash of the id is another row's), "unreadable", "too_large".
     """
 
-    last: int | None
+    last: RowId | None
     counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class _Rewriting:
-    row: int
+    row: RowId
     version: int
+    old: Secret = field(repr=False)
     text: Secret = field(repr=False)
 
 
@@ -66,37 +69,35 @@ class Upgrade:
         self._serializer = serializer
         self._limit = limit
         self._is_dry = is_dry
-        c = store.table.c
+        c = store.statements.columns
+        data = text_of(store.table.c.data)
         due = ~c.session_id.startswith("2::")
         if serializer is not None:
-            pickled = sa.and_(c.ended.is_(None), ~c.data.startswith("{"))
+            pickled = sa.and_(c.ended.is_(None), ~data.startswith("{"))
             due = sa.or_(due, pickled)
+        self._c = c
         self._due = due
-        self._page = (
-            sa.select(c.id, c.session_id, c.ended)
-            .where(c.id > bindparam("after"), due)
-            .order_by(c.id)
-            .limit(bindparam("most", type_=sa.Integer))
-        )
         self._keys = sa.select(c.session_id).where(
             c.session_id.in_(bindparam("keys", expanding=True))
         )
-        self._content = sa.select(c.version, c.data).where(
-            c.id == bindparam("row")
-        )
+        self._content = sa.select(
+            c.version.label("version"), data.label("data")
+        ).where(c.id == bindparam("row"))
         self._rewrite = (
             store.table.update()
-            .where(c.id == bindparam("row"), c.version == bindparam("old"))
-            .values({c.data: bindparam("text")})
+            .where(c.id == bindparam("row"), store.statements.unchanged)
+            .values({store.table.c.data: bindparam("text")})
         )
 
-    def end(self) -> int:
-        """Return the last id that there is now, 0 if there is none."""
-        query = sa.select(sa.func.max(self._store.table.c.id))
-        with self._store.autocommit() as connection:
-            return connection.execute(query).scalar() or 0
+    def _page(self, after: RowId | None, most: int) -> Any:
+        c = self._c
+        query = sa.select(
+            c.id.label("id"), c.session_id, c.ended.label("ended")
+        )
+        query = query.where(self._due).order_by(c.id).limit(most)
+        return query if after is None else query.where(c.id > after)
 
-    def batch(self, *, after: int, most: int) -> Batch:
+    def batch(self, *, after: RowId | None, most: int) -> Batch:
         """Deal with the next rows behind an id, at most so many.
 
         One transaction, which holds locks for as long as it takes to write
@@ -105,8 +106,7 @@ class Upgrade:
         """
         counts: Counter[str] = Counter()
         with self._store.autocommit() as connection:
-            values = {"after": after, "most": most}
-            rows = connection.execute(self._page, values).all()
+            rows = connection.execute(self._page(after, most)).all()
             if not rows:
                 return Batch(None)
             plain = self._to_hash(connection, rows, counts)
@@ -119,7 +119,7 @@ class Upgrade:
 
     def _to_hash(
         self, connection: Connection, rows: Iterable[Any], counts: Counter[str]
-    ) -> dict[int, Secret]:
+    ) -> dict[RowId, Secret]:
         """Return the plain ids that are to be hashed, by their rows."""
         plain = {}
         for row in rows:
@@ -158,7 +158,7 @@ class Upgrade:
         return rewritings
 
     def _rewriting(
-        self, connection: Connection, row: int
+        self, connection: Connection, row: RowId
     ) -> _Rewriting | None:
         """Return what is to be written, None if it is written as it is."""
         if self._serializer is None:
@@ -171,11 +171,11 @@ class Upgrade:
         text = self._serializer.as_written(found.data)
         if text == found.data:
             return None
-        return _Rewriting(row, found.version, Secret(text))
+        return _Rewriting(row, found.version, found.data, Secret(text))
 
     def _write(
         self,
-        plain: dict[int, Secret],
+        plain: dict[RowId, Secret],
         rewritings: list[_Rewriting],
         counts: Counter[str],
     ) -> None:
@@ -185,13 +185,20 @@ class Upgrade:
         name = self._store.table.fullname
         with translated(name), self._store.transaction() as connection:
             for row in sorted({*plain, *new}):
+                # First what finds the row by its id, which may be the key.
+                if row in new:
+                    done = connection.execute(
+                        self._rewrite,
+                        {
+                            "row": row,
+                            "old_version": new[row].version,
+                            "old_data": new[row].old,
+                            "text": new[row].text,
+                        },
+                    )
+                    counts["rewritten"] += done.rowcount
                 if row in plain:
                     key = plain[row]
                     values = {"row": row, "plain": key, "new_key": key_of(key)}
                     done = connection.execute(hashing, values)
                     counts["hashed"] += done.rowcount
-                if row in new:
-                    text, old = new[row].text, new[row].version
-                    values = {"row": row, "old": old, "text": text}
-                    done = connection.execute(self._rewrite, values)
-                    counts["rewritten"] += done.rowcount

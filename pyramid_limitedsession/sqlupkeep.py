@@ -21,7 +21,7 @@ from .dberrors import translated
 from .deadrows import Condition, DeadRows
 from .limits import Cutoffs
 from .sqlstore import SqlStore
-from .store import Record
+from .store import Record, RowId
 
 # Ranges of row addresses are scanned as such since then.
 _FIRST_WITH_RANGES = (14,)
@@ -45,19 +45,24 @@ class Way:
     """A way through the table, from its first row to what is its last now.
 
     :ivar is_by_page: page by page, as it lies on the disk; else by ids.
-    :ivar end: the number of pages, or the last id.
+    :ivar end: the number of pages, or the last id; None: there is no row.
     """
 
     is_by_page: bool
-    end: int
+    end: Any
 
     @property
-    def start(self) -> int:
-        """Where the first batch begins: behind the id, or at the page."""
-        return 0 if self.is_by_page else -1
+    def start(self) -> Any:
+        """Where the first batch begins: at the page; None: at the first id."""
+        return 0 if self.is_by_page else None
 
-    def share(self, after: int) -> float:
-        """Return the part of the way up to here, from 0 to 1."""
+    def share(self, after: Any) -> float:
+        """Return the part of the way up to here, from 0 to 1.
+
+        0 where that is not known, because ids are no numbers.
+        """
+        if not isinstance(self.end, int):
+            return 0.0
         return min(after / self.end, 1.0) if self.end else 1.0
 
 
@@ -72,9 +77,9 @@ class Selection:
     """
 
     user: str | None = None
-    ids: tuple[int, ...] = ()
+    ids: tuple[RowId, ...] = ()
     created_before: int | None = None
-    spared: tuple[int, ...] = ()
+    spared: tuple[RowId, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Batch:
     """
 
     deleted: int
-    last: int | None
+    last: Any
     seconds: float = 0.0
 
 
@@ -100,15 +105,18 @@ class Upkeep:
     def __init__(self, store: SqlStore) -> None:
         self._store = store
         self._table = store.table
+        self._c = store.statements.columns
         self._dead = DeadRows(store.table)
 
     # -- ways ----------------------------------------------------------
 
     def way_by_id(self) -> Way:
         """Return the way by ids. It passes every row that is there now."""
-        query = sa.select(sa.func.max(self._table.c.id))
+        # Not its maximum: PostgreSQL before 18 knows none of a UUID.
+        number = self._c.id
+        query = sa.select(number).order_by(number.desc()).limit(1)
         with self._store.autocommit() as connection:
-            return Way(False, connection.execute(query).scalar() or 0)
+            return Way(False, connection.execute(query).scalar())
 
     def shortest_way(self) -> Way:
         """Return the fastest way past all rows that nobody writes.
@@ -157,7 +165,7 @@ class Upkeep:
         way: Way,
         which: Condition,
         *,
-        after: int,
+        after: Any,
         most: int,
         clock: Callable[[], float],
         one_by_one: bool = False,
@@ -172,15 +180,18 @@ class Upkeep:
         last = self.skip(way, which, after=after, most=most)
         if last is None:
             return Batch(0, None)
-        deleting = self._table.delete().where(*self._between(way), which)
-        values: dict[str, Any] = {"after": after, "last": last}
+        between = self._between(way, after)
+        deleting = self._table.delete().where(*between, which)
+        values: dict[str, Any] = {"last": last}
+        if after is not None:
+            values["after"] = after
         if way.is_by_page:
             values = {name: f"({page},0)" for name, page in values.items()}
         with self._relaxed() as connection:
             # From here on: a wait for somebody else is not our doing.
             started = clock()
             if one_by_one and not way.is_by_page:
-                deleted = self._delete_each(connection, way, which, values)
+                deleted = self._delete_each(connection, between, which, values)
             else:
                 deleted = connection.execute(deleting, values).rowcount
         return Batch(deleted, last, clock() - started)
@@ -206,12 +217,12 @@ class Upkeep:
     def _delete_each(
         self,
         connection: Connection,
-        way: Way,
+        between: list[Condition],
         which: Condition,
         values: dict[str, Any],
     ) -> int:
-        number = self._table.c.id
-        finding = sa.select(number).where(*self._between(way), which)
+        number = self._c.id
+        finding = sa.select(number).where(*between, which)
         ids = connection.execute(finding, values).scalars().all()
         deleting = self._table.delete().where(
             number == bindparam("one"), which
@@ -221,20 +232,22 @@ class Upkeep:
             for each in ids
         )
 
-    def _between(self, way: Way) -> tuple[Condition, Condition]:
+    def _between(self, way: Way, after: Any) -> list[Condition]:
         if not way.is_by_page:
-            number = self._table.c.id
-            return number > bindparam("after"), number <= bindparam("last")
+            return [*self._behind(after), self._c.id <= bindparam("last")]
         address = sa.literal_column("ctid", _RowAddress())
-        after, last = (
+        first, last = (
             sa.cast(bindparam(name, type_=sa.String), _RowAddress())
             for name in ("after", "last")
         )
-        return address >= after, address < last
+        return [address >= first, address < last]
+
+    def _behind(self, after: Any) -> list[Condition]:
+        return [] if after is None else [self._c.id > bindparam("after")]
 
     def skip(
-        self, way: Way, which: Condition, *, after: int, most: int
-    ) -> int | None:
+        self, way: Way, which: Condition, *, after: Any, most: int
+    ) -> Any:
         """Return where `delete` would go on, None at the end.
 
         Found without a lock: on SQLite others may write meanwhile.
@@ -242,51 +255,53 @@ class Upkeep:
         if way.is_by_page:
             pages = max(most // _ROWS_OF_A_PAGE, 1)
             return after + pages if after < way.end else None
-        number = self._table.c.id
+        if way.end is None:
+            return None
+        number = self._c.id
         found = (
-            sa.select(number)
-            .where(number > bindparam("after"), number <= way.end, which)
+            sa.select(number.label("found"))
+            .where(*self._behind(after), number <= way.end, which)
             .order_by(number)
             .limit(bindparam("most", type_=sa.Integer))
             .subquery()
         )
-        query = sa.select(sa.func.max(found.c.id))
+        last = found.c.found
+        query = sa.select(last).order_by(last.desc()).limit(1)
+        values = {"most": most} | ({} if after is None else {"after": after})
         with self._store.autocommit() as connection:
-            last: int | None = connection.execute(
-                query, {"after": after, "most": most}
-            ).scalar()
-            return last
+            return connection.execute(query, values).scalar()
 
     # -- selections ----------------------------------------------------
 
     def select(
-        self, selection: Selection, *, after: int, most: int
+        self, selection: Selection, *, after: RowId | None, most: int
     ) -> list[Record]:
         """Return the next sessions that are not ended, by their ids.
 
-        Without their data.
+        Without their data. ``after`` None: from the first one on.
         """
-        c = self._table.c
         query = (
             sa.select(*self._store.statements.summary)
-            .where(c.id > after, self._selected(selection))
-            .order_by(c.id)
+            .where(*self._behind(after), self._selected(selection))
+            .order_by(self._c.id)
             .limit(most)
         )
+        values = {} if after is None else {"after": after}
         with self._store.autocommit() as connection:
-            return [Record(*row) for row in connection.execute(query)]
+            return [Record(*row) for row in connection.execute(query, values)]
 
     def count_selected(self, selection: Selection) -> int:
         """Return how many sessions are selected now."""
         return self.count(self._selected(selection))
 
     def _selected(self, selection: Selection) -> Condition:
-        c, before = self._table.c, selection.created_before
+        c, before = self._c, selection.created_before
         conditions: list[Condition] = [
             c.ended.is_(None),
             c.id.not_in(selection.spared),
         ]
         if selection.user is not None:
+            self._store.statements.require_users()
             conditions.append(c.user_id == selection.user)
             # MySQL ignores blanks at the end: let there be none.
             conditions.append(c.user_id + "." == selection.user + ".")

@@ -14,8 +14,8 @@ from .dberrors import translated
 from .limits import CLOCK_SKEW
 from .readers import LARGEST_BATCH
 from .statements import Statements
-from .store import Record
-from .tokens import Secret, hashed
+from .store import Record, RowId
+from .tokens import Secret, hashed, is_plain
 
 
 class SqlWork:
@@ -60,38 +60,51 @@ class SqlWork:
         """See `Work`. SQLite has no row locks and needs none: one writer."""
         return _record(self._first(self._sql.lock, _same(record)))
 
-    def insert(self, record: Record) -> int:
+    def insert(self, record: Record) -> RowId:
         """See `Work`."""
-        result = self._run(
-            self._sql.insert,
-            {
-                "session_id": record.key,
-                "data": record.data,
-                "version": record.version,
-                "created_at": record.created,
-                "updated_at": record.seen,
-                "expires_at": record.expires,
-                "user_id": record.user,
-                "profile": record.profile,
-                "ended": record.ended,
-            },
-        )
-        return int(result.inserted_primary_key[0])
+        values = {
+            "session_id": record.key,
+            "data": record.data,
+            "version": record.version,
+            "created_at": record.created,
+            "updated_at": record.seen,
+            "expires_at": record.expires,
+            "user_id": record.user,
+            "profile": record.profile,
+            "ended": record.ended,
+            **record.others,
+        }
+        present = {
+            name: value
+            for name, value in values.items()
+            if name in self._sql.table.c
+        }
+        result = self._run(self._sql.insert, present)
+        return result.inserted_primary_key[0]
 
     def update(self, record: Record, *, old: Record) -> bool:
         """See `Work`."""
-        where = _same(old) | {"old_version": old.version}
-        result = self._run(self._sql.update, _change(record, old) | where)
+        where = _same(old) | {
+            "old_version": old.version,
+            "old_data": old.data,
+        }
+        statement = self._sql.with_others(self._sql.update, record.others)
+        result = self._run(statement, _change(record, old) | where)
         return bool(result.rowcount)
 
     def replace(self, record: Record, *, old: Record) -> None:
         """See `Work`."""
-        values = _change(record, old) | {"row": record.id}
-        self._run(self._sql.replace, values)
+        statement = self._sql.with_others(self._sql.replace, record.others)
+        self._run(statement, _change(record, old) | {"row": old.id})
 
-    def delete(self, ids: Iterable[int]) -> None:
+    def delete(self, ids: Iterable[RowId]) -> None:
         """See `Work`."""
-        self._run(self._sql.delete, {"ids": list(ids)})
+        ids = list(ids)
+        if self._sql.is_keyed:
+            # What was plain may have been hashed since.
+            ids += [hashed(each) for each in ids if is_plain(each)]
+        for batch in _batches(ids):
+            self._run(self._sql.delete, {"ids": batch})
 
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """See `Work`."""
@@ -104,16 +117,17 @@ class SqlWork:
         return self._first(self._sql.exists, same) is not None
 
     def of_user(self, user: str) -> list[Record]:
-        """See `Work`."""
+        """See `Work`. Raises SessionError if the table knows no users."""
+        self._sql.require_users()
         records = self._all(self._sql.of_user, {"user": user})
         # MySQL ignores blanks at the end.
         return [record for record in records if record.user == user]
 
-    def lock_all(self, ids: Iterable[int]) -> list[Record]:
+    def lock_all(self, ids: Iterable[RowId]) -> list[Record]:
         """See `Work`."""
         return self._each(self._sql.lock_all, ids)
 
-    def _each(self, statement: Any, ids: Iterable[int]) -> list[Record]:
+    def _each(self, statement: Any, ids: Iterable[RowId]) -> list[Record]:
         return [
             record
             for batch in _batches(ids)
@@ -125,9 +139,14 @@ class SqlWork:
             rows = self._connection.execute(statement, values).all()
         return [Record(*row) for row in rows]
 
-    def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
+    def revoke(self, ids: Iterable[RowId], *, reason: str, until: int) -> None:
         """See `Work`."""
-        values = {"reason": reason, "no_data": Secret(""), "until": until}
+        if not self._sql.has_tombstones:
+            self.delete(ids)
+            return
+        # What a column of JSON takes.
+        nothing = Secret("{}" if self._sql.is_native else "")
+        values = {"reason": reason, "no_data": nothing, "until": until}
         for batch in _batches(ids):
             self._run(self._sql.revoke, values | {"ids": batch})
 
@@ -144,7 +163,7 @@ def _record(row: Any) -> Record | None:
     return None if row is None else Record(*row)
 
 
-def _batches(ids: Iterable[int]) -> list[list[int]]:
+def _batches(ids: Iterable[RowId]) -> list[list[RowId]]:
     ids = list(ids)
     starts = range(0, len(ids), LARGEST_BATCH)
     return [ids[start : start + LARGEST_BATCH] for start in starts]
@@ -165,6 +184,7 @@ def _change(record: Record, old: Record) -> dict[str, Any]:
         "new_version": record.version,
         "new_user": record.user,
         "new_profile": record.profile,
+        **{f"other_{name}": each for name, each in record.others.items()},
     } | _activity(record.seen or 0, record.expires, old)
 
 

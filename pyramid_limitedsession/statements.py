@@ -6,10 +6,16 @@ cleaning are in `deadrows`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
+from sqlalchemy.dialects import mysql
+
+from .columntypes import MYSQL, SecretJSON, SecretText, text_of
+from .errors import SessionError
+from .schema import columns_of
 
 # Fits a 32-bit column; compare-and-swap only needs the next to differ.
 MAX_VERSION = 2**31 - 1
@@ -22,121 +28,199 @@ class Statements:
     would bring a session back that was ended meanwhile.
     """
 
-    def __init__(self, table: sa.Table) -> None:
-        c = table.c
-        record = (
-            c.id,
+    def __init__(
+        self, table: sa.Table, *, dialect: str, most: int | None = None
+    ) -> None:
+        c = columns_of(table)
+        self.table = table
+        self.columns = c
+        # The key itself is the primary key.
+        self.is_keyed = "id" not in table.c
+        # A tombstone stays until it is trimmed.
+        self.has_tombstones = {"ended", "expires_at"} <= set(table.c.keys())
+        self.is_native = isinstance(table.c.data.type, SecretJSON)
+        record = [
+            c.id.label("id"),
             c.session_id,
-            c.data,
-            c.version,
+            self._data(dialect, most),
+            c.version.label("version"),
             c.created_at,
             c.updated_at,
-            c.expires_at,
-            c.user_id,
-            c.profile,
-            c.ended,
-        )
-        by_key = c.session_id == bindparam("key")
-        # Writes find their row by the primary key. Would one lock the index
-        # on session_id first and another the row, MySQL would find
-        # deadlocks between a logout and a write; the concatenation keeps
-        # its optimizer from that index.
-        key = c.session_id + sa.literal_column("''")
-        same = sa.and_(
-            c.id == bindparam("row"),
-            # One that was read with its plain id may have been hashed since.
-            key.in_([bindparam("key"), bindparam("hashed_key")]),
-            c.ended.is_(None),
-        )
+            *(c.expires_at.label("expires_at"), c.user_id.label("user_id")),
+            *(c.profile.label("profile"), c.ended.label("ended")),
+        ]
+        # Without the data, of which there may be much.
+        self.summary = list(record)
+        self.summary[2] = sa.literal("").label("data")
+        same, self.unchanged = self._same(), self._unchanged()
+        among = c.id.in_(bindparam("ids", expanding=True))
         seen: Any = bindparam("seen", type_=c.updated_at.type)
         # As `limits.moved` says: "ahead" is the one value that goes back.
         moves = sa.or_(
             c.updated_at < seen,
             c.updated_at == bindparam("ahead", type_=c.updated_at.type),
         )
-        change: dict[Any, Any] = {
-            c.session_id: bindparam("new_key"),
-            c.data: bindparam("new_data"),
-            c.version: bindparam("new_version"),
-            # Another host, or a request that began later, may have touched.
-            c.updated_at: sa.case((moves, seen), else_=c.updated_at),
-            c.expires_at: bindparam("new_expires"),
-            c.user_id: bindparam("new_user"),
-            c.profile: bindparam("new_profile"),
-        }
-        among = c.id.in_(bindparam("ids", expanding=True))
-        self.table = table
+        change = self._present(
+            {
+                "session_id": bindparam("new_key"),
+                "data": bindparam("new_data"),
+                "version": bindparam("new_version"),
+                # Another host, or a later request, may have touched.
+                "updated_at": sa.case((moves, seen), else_=c.updated_at),
+                "expires_at": bindparam("new_expires"),
+                "user_id": bindparam("new_user"),
+                "profile": bindparam("new_profile"),
+            }
+        )
+        by_id = c.id == bindparam("row")
 
-        self.load = sa.select(*record).where(by_key)
+        self.load = sa.select(*record).where(c.session_id == bindparam("key"))
         self.lock = sa.select(*record).where(same).with_for_update()
         self.insert = table.insert()
-        self.update = (
-            table.update()
-            .where(same, c.version == bindparam("old_version"))
-            .values(change)
-        )
+        self.update = table.update().where(same, self.unchanged).values(change)
         # Of a tombstone too: its id is as plain.
         self.hash_id = (
             table.update()
-            .where(c.id == bindparam("row"), key == bindparam("plain"))
+            .where(by_id, self._key() == bindparam("plain"))
             .values({c.session_id: bindparam("new_key")})
         )
-        self.replace = (
-            table.update().where(c.id == bindparam("row")).values(change)
-        )
+        self.replace = table.update().where(by_id).values(change)
         self.touch = (
             table.update()
             .where(same, moves)
             .values(
-                {
-                    c.updated_at: seen,
-                    # Another request may have chosen other limits.
-                    c.expires_at: sa.case(
-                        (
-                            c.profile.is_not_distinct_from(
-                                bindparam("old_profile", type_=c.profile.type)
-                            ),
-                            bindparam("new_expires", type_=seen.type),
-                        ),
-                        else_=c.expires_at,
-                    ),
-                }
+                self._present(
+                    {"updated_at": seen, "expires_at": self._new_expiry()}
+                )
             )
         )
         # No row, but each column: an error if one is missing.
         self.nothing = sa.select(*record).where(sa.false())
         self.exists = sa.select(c.id).where(same)
         self.delete = table.delete().where(among)
-        # Without the data, of which there may be much.
-        self.summary = summary = [
-            sa.literal("").label("data") if column is c.data else column
-            for column in record
-        ]
         self.of_user = (
-            sa.select(*summary)
+            sa.select(*self.summary)
             .where(c.user_id == bindparam("user"), c.ended.is_(None))
             .order_by(c.id)
         )
         self.read_all = (
-            sa.select(*summary).where(among, c.ended.is_(None)).order_by(c.id)
+            sa.select(*self.summary)
+            .where(among, c.ended.is_(None))
+            .order_by(c.id)
         )
         self.lock_all = self.read_all.with_for_update()
+        self.revoke = self._tombstone(among)
+
+    def _present(self, values: dict[str, Any]) -> dict[Any, Any]:
+        """Leave out what the table has no column for."""
+        c = self.table.c
+        return {c[name]: each for name, each in values.items() if name in c}
+
+    def _data(self, dialect: str, most: int | None) -> Any:
+        """Return the data as text, NULL if it is more than ``most`` bytes.
+
+        What is larger is not fetched: it would be refused in any case.
+        """
+        data = text_of(self.table.c.data)
+        if most is None:
+            return data.label("data")
+        if self.is_native:
+            # The database writes more blanks than we do.
+            most *= 2
+        return sa.case((size_of(data, dialect) <= most, data)).label("data")
+
+    def _key(self) -> Any:
+        # Writes find their row by the primary key. Would one lock the index
+        # on session_id first and another the row, MySQL would find
+        # deadlocks between a logout and a write; the concatenation keeps
+        # its optimizer from that index.
+        key = self.columns.session_id
+        return key if self.is_keyed else key + sa.literal_column("''")
+
+    def _same(self) -> Any:
+        """Return the condition that a row is still that of a session."""
+        c = self.columns
+        # One that was read with its plain id may have been hashed since.
+        keys: list[Any] = [bindparam("key"), bindparam("hashed_key")]
+        by_key = self._key().in_(keys)
+        if self.is_keyed:
+            return sa.and_(by_key, c.ended.is_(None))
+        return sa.and_(c.id == bindparam("row"), by_key, c.ended.is_(None))
+
+    def _unchanged(self) -> Any:
+        """Return the condition that nobody has changed the data since."""
+        if "version" in self.table.c:
+            return self.table.c.version == bindparam("old_version")
+        # Byte by byte: a collation may take other texts for equal. What is
+        # taken for changed in vain is merged, and nothing is lost.
+        kind = sa.Text().with_variant(mysql.BINARY(), *MYSQL)
+        old = bindparam("old_data", type_=SecretText())
+        data = text_of(self.table.c.data)
+        return sa.cast(data, kind) == sa.cast(old, kind)
+
+    def _new_expiry(self) -> Any:
+        """Return what a touch makes of ``expires_at``."""
+        c, kind = self.columns, self.columns.updated_at.type
+        new: Any = bindparam("new_expires", type_=kind)
+        if "profile" not in self.table.c:
+            return new
+        # Another request may have chosen other limits.
+        old = bindparam("old_profile", type_=c.profile.type)
+        return sa.case(
+            (c.profile.is_not_distinct_from(old), new), else_=c.expires_at
+        )
+
+    def _tombstone(self, among: Any) -> Any:
+        """Return what leaves a tombstone of rows.
+
+        Whoever has loaded the row before finds another version, or data.
+        """
+        c = self.columns
         until: Any = bindparam("until", type_=c.expires_at.type)
-        # What is left is a tombstone; whoever has loaded the row before
-        # finds another version.
-        self.revoke = (
-            table.update()
+        return (
+            self.table.update()
             .where(among, c.ended.is_(None))
             .values(
-                {
-                    c.ended: bindparam("reason"),
-                    c.data: bindparam("no_data"),
-                    c.version: sa.case(
-                        (c.version < MAX_VERSION, c.version + 1), else_=1
-                    ),
-                    c.expires_at: sa.case(
-                        (c.expires_at < until, c.expires_at), else_=until
-                    ),
-                }
+                self._present(
+                    {
+                        "ended": bindparam("reason"),
+                        "data": bindparam("no_data"),
+                        "version": sa.case(
+                            (c.version < MAX_VERSION, c.version + 1), else_=1
+                        ),
+                        "expires_at": sa.case(
+                            (c.expires_at < until, c.expires_at), else_=until
+                        ),
+                    }
+                )
             )
         )
+
+    def require_users(self) -> None:
+        """Raise SessionError if no row says whose session it is.
+
+        To find none of a user's sessions would be wrong.
+        """
+        if "user_id" not in self.table.c:
+            raise SessionError(
+                f"the table {self.table.fullname!r} has no column 'user_id': "
+                "it is not known whose sessions are in it"
+            )
+
+    def with_others(self, statement: Any, names: Iterable[str]) -> Any:
+        """Return a statement that fills further columns, too."""
+        others: dict[Any, Any] = {
+            self.table.c[name]: bindparam(f"other_{name}") for name in names
+        }
+        return statement.values(others) if others else statement
+
+
+def size_of(data: Any, dialect: str) -> Any:
+    """Return the bytes of a text as it is stored."""
+    if dialect in MYSQL:
+        return sa.func.length(data, type_=sa.Integer)
+    if dialect == "sqlite":
+        # Of a text it counts characters.
+        blob = sa.cast(data, sa.LargeBinary)
+        return sa.func.length(blob, type_=sa.Integer)
+    return sa.func.octet_length(data, type_=sa.Integer)

@@ -5,14 +5,19 @@ The docstrings of `Store` and `Work` are their specification.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from .limits import RESERVED, Cutoffs
+from .sameness import json_same
 from .tokens import Secret
 
+# Of rows: whole numbers, or what else a table's primary key holds.
+RowId: TypeAlias = Any
+# Says whether two values of one key are the same, see `Serializer.is_same`.
+Same: TypeAlias = Callable[[object, object], bool]
 FLASH_PREFIX = "_f_"
 CSRF_KEY = "_csrft_"
 
@@ -26,7 +31,8 @@ class Record:
     :ivar id: the row's identity; it survives rotation. 0: not stored yet.
     :ivar key: hash of the token, see `tokens.key_of`; the token itself in a
         row that is not hashed yet, see ``legacy_ids``.
-    :ivar data: the serialized content.
+    :ivar data: the serialized content; None if it is larger than
+        ``max_data_size``, and was not fetched.
     :ivar version: grows with every change of the data (compare-and-swap).
     :ivar created: when the session began.
     :ivar seen: the last activity that was written.
@@ -34,11 +40,12 @@ class Record:
     :ivar user: whose session it is, None if that is not known.
     :ivar profile: the name of its limits, None for the default ones.
     :ivar ended: why it is over; such a row has no data any more.
+    :ivar others: values for further columns, to be written; never read.
     """
 
-    id: int
+    id: RowId = field(repr=False)
     key: Secret = field(repr=False)
-    data: Secret = field(repr=False)
+    data: Secret | None = field(repr=False)
     version: int
     created: int | None
     seen: int | None
@@ -46,6 +53,7 @@ class Record:
     user: Secret | None = field(default=None, repr=False)
     profile: str | None = None
     ended: str | None = None
+    others: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Work(Protocol):
@@ -74,7 +82,7 @@ class Work(Protocol):
         ended or rotated meanwhile.
         """
 
-    def insert(self, record: Record) -> int:
+    def insert(self, record: Record) -> RowId:
         """Insert a new row and return its id."""
 
     def update(self, record: Record, *, old: Record) -> bool:
@@ -90,7 +98,7 @@ class Work(Protocol):
     def replace(self, record: Record, *, old: Record) -> None:
         """Write the record over the old one, whose row is locked."""
 
-    def delete(self, ids: Iterable[int]) -> None:
+    def delete(self, ids: Iterable[RowId]) -> None:
         """Delete these rows, under whatever key; absent ones are ignored."""
 
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
@@ -107,13 +115,13 @@ class Work(Protocol):
         Without their data.
         """
 
-    def lock_all(self, ids: Iterable[int]) -> list[Record]:
+    def lock_all(self, ids: Iterable[RowId]) -> list[Record]:
         """Return those of these rows that are not revoked, all locked.
 
         Without their data; locked in the order of their ids.
         """
 
-    def revoke(self, ids: Iterable[int], *, reason: str, until: int) -> None:
+    def revoke(self, ids: Iterable[RowId], *, reason: str, until: int) -> None:
         """Make tombstones of these rows: no data, and why they are over.
 
         Trimming may take them from ``until`` on, or earlier if the session
@@ -179,6 +187,12 @@ def transaction_of(store: Store) -> Iterator[Work]:
     work.commit()
 
 
+def is_changed(newest: Record, base: Record) -> bool:
+    """Say whether the data of a row was changed since it was read."""
+    # A table without versions has only the data to tell it by.
+    return newest.version != base.version or newest.data != base.data
+
+
 def merge(
     base: dict[str, Any],
     mine: dict[str, Any],
@@ -186,6 +200,7 @@ def merge(
     *,
     cleared: bool,
     popped: frozenset[str] = frozenset(),
+    is_same: Same = json_same,
 ) -> tuple[dict[str, Any], list[str]]:
     """Merge two changes of one session, top-level key by key.
 
@@ -200,16 +215,17 @@ def merge(
         theirs: what is stored now.
         cleared: I called ``clear()``; what others added goes too.
         popped: flash queues that I emptied before I pushed what is there.
+        is_same: tells whether a value was changed.
 
     Returns:
         The merged content, and the keys that both changed (equal values
         count: two increments from 1 to 2 are a conflict).
     """
     if cleared:
-        gone = changed_keys(base, theirs)
+        gone = changed_keys(base, theirs, is_same)
         return mine, sorted(gone - _merged_by_kind(gone))
-    i_changed = changed_keys(base, mine) | popped
-    they_changed = changed_keys(base, theirs)
+    i_changed = changed_keys(base, mine, is_same) | popped
+    they_changed = changed_keys(base, theirs, is_same)
     both = i_changed & they_changed
     merged = dict(theirs)
     for key in [key for key in mine | base if key in i_changed]:
@@ -219,7 +235,8 @@ def merge(
             merged[key] = max(mine[key], theirs[key])
         elif key.startswith(FLASH_PREFIX):
             queues = [c.get(key, []) for c in (base, mine, theirs)]
-            _put(merged, key, _merge_queue(*queues, popped=key in popped))
+            queue = _merge_queue(*queues, key in popped, is_same)
+            _put(merged, key, queue)
         elif key in mine:
             merged[key] = mine[key]
         else:
@@ -227,38 +244,17 @@ def merge(
     return merged, sorted(both - _merged_by_kind(both))
 
 
-def changed_keys(base: dict[str, Any], now: dict[str, Any]) -> set[str]:
+def changed_keys(
+    base: dict[str, Any], now: dict[str, Any], is_same: Same = json_same
+) -> set[str]:
     """Return the top-level keys that were added, changed or deleted."""
     return {
         key
         for key in base.keys() | now.keys()
         if key not in base
         or key not in now
-        or not _is_same(base[key], now[key])
+        or not is_same(base[key], now[key])
     }
-
-
-def _is_same(one: object, other: object) -> bool:
-    # As JSON: 1, 1.0 and True differ. What is not JSON is not compared: an
-    # application's own "==" may do anything.
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(
-            _is_same(value, other[key]) for key, value in one.items()
-        )
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_is_same, one, other))
-    return one is other or (
-        _scalar(one) is not None
-        and _scalar(one) is _scalar(other)
-        and one == other
-    )
-
-
-def _scalar(value: object) -> type | None:
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind
-    return None
 
 
 def _merged_by_kind(keys: Iterable[str]) -> set[str]:
@@ -276,7 +272,7 @@ def _is_time(key: str, *contents: dict[str, Any]) -> bool:
 
 
 def _merge_queue(
-    base: object, mine: object, theirs: object, *, popped: bool
+    base: object, mine: object, theirs: object, popped: bool, is_same: Same
 ) -> object:
     # An application may have put something else under a queue's name.
     if not (
@@ -285,16 +281,16 @@ def _merge_queue(
         and isinstance(theirs, list)
     ):
         return mine
-    if not popped and _is_same(mine[: len(base)], base):
+    if not popped and is_same(mine[: len(base)], base):
         return theirs + mine[len(base) :]
     # I popped what I had loaded; what came in meanwhile stays.
-    if _is_same(theirs[: len(base)], base):
+    if is_same(theirs[: len(base)], base):
         theirs = theirs[len(base) :]
     return theirs + mine
 
 
 def _put(content: dict[str, Any], key: str, queue: object) -> None:
-    if queue == []:
+    if isinstance(queue, list) and not queue:
         content.pop(key, None)
     else:
         content[key] = queue

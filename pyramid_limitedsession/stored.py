@@ -7,11 +7,11 @@ from typing import Any
 from .draft import Draft
 from .events import Ended
 from .limits import TimeLeft
-from .loading import Found
+from .loading import Adopted, Found
 from .profiles import Profile
 from .saving import Result
 from .settings import Policy
-from .store import Record
+from .store import Record, RowId
 from .tokens import Secret
 
 
@@ -29,6 +29,7 @@ class Stored:
         until then would be ahead.
     :ivar ends_token: this request has ended what the token stood for.
     :ivar has_signed_in: it became a user's session in this request.
+    :ivar adopted: the old session that it was until this request.
     """
 
     def __init__(self, policy: Policy, token: Secret | None, now: int) -> None:
@@ -36,13 +37,14 @@ class Stored:
         self.now = now
         self.token = token
         self.record: Record | None = None
-        self.row: int | None = None
+        self.row: RowId | None = None
         self.ended: Ended | None = None
         self.is_lost = False
         self.new_token: Secret | None = None
         self.resend = False
         self.has_signed_in = False
         self.ends_token = False
+        self.adopted: Adopted | None = None
         self._may_return = False
 
     def take_found(self, found: Found, *, was_found: bool) -> None:
@@ -51,6 +53,7 @@ class Stored:
         self.record = found.record
         self.is_lost = was_found and found.is_gone
         self._may_return = found.may_return
+        self.adopted = found.adopted
 
     def take_written(self, record: Record, result: Result) -> None:
         """Take what was written as what is stored."""
@@ -78,7 +81,14 @@ class Stored:
         self.is_lost, self.resend, self.new_token = True, False, None
 
     def end(self) -> None:
-        """Forget it: what comes now is a new session."""
+        """Forget it: what comes now is a new session.
+
+        Raises what an old session raises that cannot be ended.
+        """
+        if self.adopted is not None:
+            # At once: a request that fails later has ended it, too.
+            self.adopted.end()
+            self.adopted = None
         self.is_lost = False
         self.ends_token |= self.token is not None
         self.row = self.record = self.token = self.new_token = None
@@ -105,20 +115,28 @@ class Stored:
 
     # -- what it says --------------------------------------------------
 
+    def first_draft(self, found: Found) -> Draft:
+        """Return the content as it was found; an old session's is to save."""
+        is_old = found.adopted is not None
+        return Draft(
+            found.content, is_old, profile=self.profile, adopted=is_old
+        )
+
     def draft(self) -> Draft:
         """Return the content as it is stored, for changes."""
-        return Draft(self.content(), profile=self.profile)
+        adopted = self.adopted is not None
+        return Draft(self.content(), profile=self.profile, adopted=adopted)
 
     def content(self) -> dict[str, Any]:
         """Return the content as it is stored."""
         if self.record is None:
-            return {}
+            return self.adopted.content() if self.adopted else {}
         return self._policy.serializer.loads(self.record.data)
 
     @property
     def is_new(self) -> bool:
-        """No row is stored for this session."""
-        return self.record is None
+        """It begins with this request."""
+        return self.record is None and self.adopted is None
 
     @property
     def profile(self) -> str | None:
@@ -128,7 +146,8 @@ class Stored:
     @property
     def created(self) -> int:
         """When the session began, in seconds since the epoch."""
-        begun = self.record.created if self.record else None
+        begins = self.record or self.adopted
+        begun = begins.created if begins else None
         return self.now if begun is None else begun
 
     @property

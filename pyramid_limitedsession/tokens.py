@@ -73,6 +73,16 @@ def hashed(key: str) -> Secret:
     return key_of(key) if is_plain(key) else Secret(key)
 
 
+def shown_id(row: object) -> int | str:
+    """Return what may be shown of a row's id.
+
+    The id itself, unless it is the key: then 32 hex digits that find no row.
+    """
+    if isinstance(row, Secret):
+        return str(key_of(row)[len(_KEY_PREFIX) :][:32])
+    return row if isinstance(row, int) else str(row)
+
+
 def fingerprint(key: str) -> str:
     """Return the few characters of a key that a log line may show.
 

@@ -110,11 +110,11 @@ class Trimmer:
         """
         end = None if seconds is None else self._timer.now() + seconds
         after = way.start
-        while after is not None:
-            if end is not None and self._timer.now() >= end:
-                return self.done
+        while end is None or self._timer.now() < end:
             after = self._step(way, after)
-        self.done.is_finished = True
+            if after is None:
+                self.done.is_finished = True
+                break
         return self.done
 
     def _step(self, way: Way, after: Any) -> Any:

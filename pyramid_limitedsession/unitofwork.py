@@ -15,7 +15,7 @@ from .draft import Draft
 from .ending import Ends, Revocation
 from .events import Ended
 from .limits import TimeLeft
-from .loading import find
+from .loading import Found, find
 from .place import Part, Place
 from .saving import Plan, Result
 from .settings import Policy
@@ -38,6 +38,7 @@ class Unit:
     ``was_found``: an earlier attempt at the same request has found it.
     ``is_passive``: asks, when it is needed, if the request is no activity.
     ``tell``: is called with the reason why the session is not accepted.
+    ``adopt``: is asked, with the time, for an old session if there is none.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Unit:
         was_found: bool = False,
         is_passive: Callable[[], bool] = lambda: False,
         tell: Callable[[Ended], None] = lambda reason: None,
+        adopt: Callable[[int], Found] | None = None,
     ) -> None:
         self.place = place
         self.stored = Stored(policy, token, clock())
@@ -62,6 +64,7 @@ class Unit:
         self._was_found = was_found
         self._is_passive = is_passive
         self._tell = tell
+        self._adopt = adopt
         self._closed = False
         self._discarded: set[str] = set()
         self._touch_tried = False
@@ -107,8 +110,7 @@ class Unit:
     @property
     def forget_token(self) -> bool:
         """The browser's token is dead, and that is certain."""
-        is_passive = self._is_passive()
-        is_dead = self.stored.is_token_dead(is_passive=is_passive)
+        is_dead = self.stored.is_token_dead(is_passive=self._is_passive())
         return is_dead and not self._ends
 
     @property
@@ -180,22 +182,20 @@ class Unit:
             # Each try may wait for a timeout; and it must not come true
             # that one half of a request sees a session, the other none.
             raise self.failure
-        self.stored.now = self._clock()
+        self.stored.now = now = self._clock()
         try:
-            reader = self.place.to_read()
+            reader, token = self.place.to_read(), self.stored.token
             found = find(
-                self.policy,
-                reader.load,
-                self.stored.token,
-                self.stored.now,
-                hash_id=reader.hash_id,
+                self.policy, reader.load, token, now, hash_id=reader.hash_id
             )
+            if self._adopt and found.row is None and not self._was_found:
+                found = self._adopt(now)
         except Exception as error:
             self.failure = error
             raise
         self.looked = True
         self.stored.take_found(found, was_found=self._was_found)
-        self._draft = Draft(found.content, profile=self.stored.profile)
+        self._draft = self.stored.first_draft(found)
         if found.ended is not None:
             self._tell(found.ended)
 
@@ -238,6 +238,8 @@ class Unit:
             rotating=rotating,
             profile=(draft.profile, draft.reprofiled),
             passive=self._is_passive(),
+            created=self.stored.created,
+            others=self.place.others(draft.content) if text else {},
         )
 
     # -- outcome -------------------------------------------------------
@@ -276,8 +278,9 @@ class Unit:
         """Discard every change but the ends, which are carried out later."""
         self._part = None
         if self._draft.opened:
+            stored, is_same = self.stored, self.policy.serializer.is_same
             self._discarded |= self._draft.changes(
-                self.stored.content(), is_new=self.stored.record is None
+                stored.content(), is_same, is_new=stored.record is None
             )
         self._reset()
 
@@ -321,9 +324,9 @@ class Unit:
 
     def report_late(self) -> None:
         """Log an error if a value was changed after `close`, in place."""
-        draft = self._draft
+        draft, is_same = self._draft, self.policy.serializer.is_same
         if draft.exposed and changed_keys(
-            self.stored.content(), draft.content
+            self.stored.content(), draft.content, is_same
         ):
             log.error(
                 "a value in a session was changed after its response was "
@@ -357,11 +360,8 @@ class Unit:
         if record is None or record.seen is None or stored.is_lost:
             return
         limits = self.policy.profiles.of(record.profile).limits
-        if self._touch_tried or not limits.touch_due(
-            record.seen, self.stored.now
-        ):
-            return
-        if self._is_passive():
+        is_due = limits.touch_due(record.seen, stored.now)
+        if self._touch_tried or not is_due or self._is_passive():
             return
         self._touch_tried = True
         touched = alone.touch(
@@ -376,9 +376,7 @@ class Unit:
         stored, record = self.stored, self.stored.record
         if stored.has_signed_in and record is not None:
             stored.has_signed_in = False
-            alone.end_oldest(
-                self.place.store, self.policy, record, self.stored.now
-            )
+            alone.end_oldest(self.place.store, self.policy, record, stored.now)
 
     # -- savepoints ----------------------------------------------------
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .ending import Revocation
 from .loading import is_alive
+from .tokens import shown_id
 from .unitofwork import Unit
 from .users import name_of
 
@@ -15,15 +16,15 @@ from .users import name_of
 class Summary:
     """What a user may see of a session of his.
 
-    :ivar id: names it for `UserSessions.end`; it is no token, and opens
-        nothing.
+    :ivar id: names it for `UserSessions.end`: a whole number, or a text
+        where the table has no ``id``. It is no token, and opens nothing.
     :ivar created: when it began, in seconds since the epoch.
     :ivar seen: its last activity that was written.
     :ivar profile: the name of its limits, None for the default ones.
     :ivar is_current: it is the one of this request.
     """
 
-    id: int
+    id: int | str
     created: int
     seen: int
     profile: str | None
@@ -54,7 +55,7 @@ class UserSessions:
         read = unit.place.to_read().of_user
         found = [
             Summary(
-                id=record.id,
+                id=shown_id(record.id),
                 created=record.created or 0,
                 seen=record.seen or 0,
                 profile=record.profile,
@@ -63,9 +64,10 @@ class UserSessions:
             for record in read(name_of(user_id))
             if is_alive(unit.policy, record, unit.stored.now)
         ]
-        return sorted(found, key=lambda each: (-each.seen, -each.id))
+        found.sort(key=lambda each: (each.seen, each.id), reverse=True)
+        return found
 
-    def end(self, user_id: str | int, summary_id: int) -> None:
+    def end(self, user_id: str | int, summary_id: int | str) -> None:
         """End one of the user's sessions; of somebody else's, none."""
         revocation = Revocation(name_of(user_id), summary_id, False)
         self._unit().revoke(revocation)

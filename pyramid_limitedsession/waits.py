@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from .schema import MYSQL
+from .columntypes import MYSQL
 
 
 def begin_text(dialect: str, seconds: int) -> str:

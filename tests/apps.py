@@ -18,9 +18,13 @@ from pyramid.scripting import prepare
 from sqlalchemy.orm import declarative_base, sessionmaker
 from webtest import TestApp
 
-from pyramid_limitedsession import make_table
+from pyramid_limitedsession.layout import COLUMNS, Layout, layout_of
 from pyramid_limitedsession.limits import Cutoffs
-from pyramid_limitedsession.schema import typed_table
+from pyramid_limitedsession.schema import (
+    columns_of,
+    plain_table,
+    typed_table,
+)
 from pyramid_limitedsession.sqlupkeep import Upkeep
 
 MODES = ("joined", "separate")
@@ -50,6 +54,20 @@ def trim(
     return batch.deleted
 
 
+def settings_of(layout: Layout) -> dict[str, Any]:
+    """Return the settings that say so."""
+    settings: dict[str, Any] = {"limitedsession.table_name": layout.name}
+    if layout.schema is not None:
+        settings["limitedsession.schema"] = layout.schema
+    if tuple(layout.names) != COLUMNS:
+        settings["limitedsession.columns"] = " ".join(layout.names)
+    return settings | {
+        f"limitedsession.column.{name}": called
+        for name, called in layout.names.items()
+        if name != called
+    }
+
+
 class Clock:
     """A clock that the test moves."""
 
@@ -70,6 +88,8 @@ class World:
     ``world.views[name] = function(request) -> anything JSON`` is answered
     at ``/name``; a view may return a Response, or raise. ``listen`` is
     called with the application's engine before its first connection.
+    ``layout`` is the table's, ``is_native`` its data a column of JSON;
+    ``declare`` makes the application's own class of it under a base.
 
     :ivar statements: SQL that ran on any engine of this world.
     """
@@ -86,6 +106,9 @@ class World:
         engine: dict[str, Any] | None = None,
         listen: Callable[[sa.Engine], None] = lambda engine: None,
         configure: Callable[[Configurator], None] = lambda config: None,
+        layout: Layout | None = None,
+        is_native: bool = False,
+        declare: Callable[[Any], Any] | None = None,
     ) -> None:
         self.mode = mode
         self.clock = clock
@@ -104,14 +127,22 @@ class World:
 
         self.Item = Item
         self.base = base
-        make_table(base.metadata, table)
-        self.table = typed_table(table)
+        if declare is not None:
+            self.model = declare(base)
+            settings = {"limitedsession.model": self.model, **(settings or {})}
+            layout = layout_of(self.model)
+        else:
+            layout = layout or Layout(table)
+            plain_table(layout, base.metadata, is_native=is_native)
+            settings = {**settings_of(layout), **(settings or {})}
+        self.layout = layout
+        self.table = typed_table(layout, is_native=is_native)
+        self.columns = columns_of(self.table)
         base.metadata.create_all(self.engine)
         self.session_factory = sessionmaker(self.engine)
         self._listen(self.engine)
         self.app = self._make_app(
             {
-                "limitedsession.table_name": table,
                 "limitedsession.self_clean": "0",
                 **(
                     {"limitedsession.sqlalchemy.url": url}
@@ -188,7 +219,7 @@ class World:
     def rows(self) -> list[Any]:
         """Return the committed rows of the sessions table."""
         with self.engine.connect() as connection:
-            query = sa.select(self.table).order_by(self.table.c.id)
+            query = sa.select(self.table).order_by(self.columns.id)
             return list(connection.execute(query))
 
     def items(self) -> list[str]:

@@ -22,6 +22,7 @@ from pyramid_limitedsession.doctor.facts import (
     VacuumFacts,
     Wiring,
 )
+from pyramid_limitedsession.layout import Layout
 from pyramid_limitedsession.schema import typed_table
 from pyramid_limitedsession.settings import read_settings
 
@@ -41,7 +42,7 @@ def facts(database="sqlite", settings=None, **known) -> Facts:
         settings=read_settings(
             {f"limitedsession.{key}": given[key] for key in given}
         ),
-        expected=typed_table("sessions"),
+        expected=typed_table(Layout("sessions")),
         dialect=DIALECTS[database](),
         **known,
     )

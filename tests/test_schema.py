@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from pyramid_limitedsession import make_table
 from pyramid_limitedsession.engines import make_engine
+from pyramid_limitedsession.layout import Layout
 from pyramid_limitedsession.schema import typed_table
 from pyramid_limitedsession.sqlstore import SqlStore
 from tests.apps import MODES, START, World, count_dead, older_than, trim
@@ -76,7 +77,7 @@ def _table(engine):
     metadata = sa.MetaData()
     make_table(metadata, "visits")
     metadata.create_all(engine)
-    return typed_table("visits")
+    return typed_table(Layout("visits"))
 
 
 @pytest.fixture(name="make_app")
@@ -318,7 +319,9 @@ def test_autogenerate_finds_no_difference(engine, convention):
 def test_autogenerate_finds_what_pls_init_makes(engine, space):
     """A table that the package made needs no migration of the app."""
     own = make_engine(space, {}, lock_timeout=5)
-    assert SqlStore(own, typed_table("visits"), lock_timeout=5).create()
+    assert SqlStore(
+        own, typed_table(Layout("visits")), lock_timeout=5
+    ).create()
     own.dispose()
     metadata = sa.MetaData()
     make_table(metadata, "visits")
@@ -373,7 +376,7 @@ def test_names(make_app, space, mode, name):
 def test_names_are_made(space, engine, name):
     """The package makes a table of whatever name, and finds it again."""
     own = make_engine(space, {}, lock_timeout=5)
-    store = SqlStore(own, typed_table(name), lock_timeout=5)
+    store = SqlStore(own, typed_table(Layout(name)), lock_timeout=5)
     assert [True, False] == [store.create(), store.create()]
     own.dispose()
     assert [name] == sa.inspect(engine).get_table_names()
@@ -384,7 +387,9 @@ def test_a_table_that_cannot_be_made_stops_the_start(space, caplog):
     """A name too long for the database: an error, not "does not answer"."""
     name = "x" * 60
     own = make_engine(space, {}, lock_timeout=5)
-    store = SqlStore(own, typed_table(name), lock_timeout=5, create=True)
+    store = SqlStore(
+        own, typed_table(Layout(name)), lock_timeout=5, create=True
+    )
     try:
         with pytest.raises(Exception, match=name):
             store.start()
@@ -534,7 +539,7 @@ def test_made_by_several_at_once(space, engine):
 
     def start(name: str) -> None:
         own = make_engine(space, {}, lock_timeout=5)
-        store = SqlStore(own, typed_table(name), lock_timeout=5)
+        store = SqlStore(own, typed_table(Layout(name)), lock_timeout=5)
         try:
             with own.connect():
                 barrier.wait(timeout=30)

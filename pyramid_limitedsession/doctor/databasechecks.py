@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..columntypes import MYSQL
 from ..limits import CLOCK_SKEW
-from ..schema import MYSQL
-from ..serializers import HybridSerializer
+from ..serializers import HybridSerializer, JSONSerializer
 from .facts import (
     DAY,
     ApplicationFacts,
@@ -244,7 +244,14 @@ def ids_are_hashed(facts: Facts) -> Iterator[Told]:
             "the table",
             "take limitedsession.legacy_ids out",
         )
-    elif plain and not accepts:
+    elif plain and accepts:
+        yield (
+            "hint",
+            f"{plain} rows have plain ids, which are cookies for whoever "
+            "reads the table",
+            f"run {facts.command('pls-upgrade')}",
+        )
+    elif plain:
         yield (
             "warning",
             f"{plain} rows have plain ids, as another system stores them; "
@@ -257,7 +264,10 @@ def ids_are_hashed(facts: Facts) -> Iterator[Told]:
 def contents_are_read(facts: Facts) -> Iterator[Told]:
     """Find pickles that are not read, or are not there."""
     foreign = known(facts.rows).foreign
-    is_hybrid = isinstance(facts.settings.policy.serializer, HybridSerializer)
+    serializer = facts.settings.policy.serializer
+    if not isinstance(serializer, JSONSerializer):
+        raise Elsewhere
+    is_hybrid = isinstance(serializer, HybridSerializer)
     if is_hybrid and not foreign:
         yield (
             "hint",

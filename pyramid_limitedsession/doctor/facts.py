@@ -18,7 +18,9 @@ from ..settings import Settings
 Level = Literal["error", "warning", "hint"]
 # What a check says: how bad it is, what is wrong, what to do about it.
 Told = tuple[Level, str, str]
-Family = Literal["text", "padded", "integer", "time", "other", "unknown"]
+Family = Literal[
+    "text", "padded", "integer", "time", "json", "other", "unknown"
+]
 DAY = 86400
 LARGEST_ID = 2**63 - 1
 
@@ -235,6 +237,16 @@ class Facts:
     def name(self) -> str:
         """The table's name, for texts."""
         return repr(self.expected.fullname)
+
+    def called(self, name: str) -> str:
+        """Return what a column is called in the database.
+
+        Raises `Elsewhere` if the table is to have none.
+        """
+        column = self.expected.c.get(name)
+        if column is None:
+            raise Elsewhere
+        return str(column.name)
 
     def require(self, *dialects: str) -> None:
         """Raise `Elsewhere` unless the database is one of these."""

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.types import NullType, TypeEngine
 
-from ..schema import MYSQL
+from ..columntypes import MYSQL
 from .facts import (
     LARGEST_ID,
     ColumnFacts,
@@ -97,6 +97,8 @@ def _family(kind: TypeEngine[Any], dialect: Dialect) -> Family:
         return "text"
     if isinstance(kind, sa.Integer):
         return "integer"
+    if isinstance(kind, sa.JSON):
+        return "json"
     return "time" if isinstance(kind, sa.DateTime) else "other"
 
 
@@ -198,14 +200,14 @@ def _sequence(
     connection: Connection, table: sa.Table
 ) -> tuple[str, int] | None:
     """Return PostgreSQL's sequence of the ids, and its largest number."""
-    if connection.dialect.name != "postgresql":
+    if connection.dialect.name != "postgresql" or "id" not in table.c:
         return None
     query = sa.text(
         "SELECT seqrelid::regclass::text, seqmax FROM pg_sequence "
-        "WHERE seqrelid = to_regclass(pg_get_serial_sequence(:name, 'id'))"
+        "WHERE seqrelid = to_regclass(pg_get_serial_sequence(:name, :id))"
     )
-    row = connection.execute(query, {"name": quoted(connection, table)})
-    found = row.first()
+    values = {"name": quoted(connection, table), "id": str(table.c.id.name)}
+    found = connection.execute(query, values).first()
     return None if found is None else (found[0], int(found[1]))
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.schema import (
 )
 from sqlalchemy.sql.ddl import BaseDDLElement
 
-from ..schema import MYSQL
+from ..columntypes import MYSQL
 from .facts import LARGEST_ID, ColumnFacts, TableFacts
 
 
@@ -31,6 +31,7 @@ class Repairs:
     def __init__(self, table: sa.Table, dialect: Dialect) -> None:
         # A copy: an index that is made here belongs to its table.
         self._table = table.to_metadata(sa.MetaData())
+        self._columns = {column.name: column for column in self._table.c}
         self._dialect = dialect
         self._name = self._plain(
             dialect.identifier_preparer.format_table(table)
@@ -59,7 +60,7 @@ class Repairs:
         )
         if self._dialect.name != "sqlite":
             return self._text(AddConstraint(found))
-        column = self._table.c[name]
+        column = self._columns[name]
         return self._text(
             CreateIndex(sa.Index(str(found.name), column, unique=True))
         )
@@ -67,7 +68,7 @@ class Repairs:
     def drop_index(self, name: str) -> str:
         """Return what drops an index, which need not be one of ours."""
         # Of any column: it is known by its name.
-        index = sa.Index(name, self._table.c.id)
+        index = sa.Index(name, self._table.c.session_id)
         return self._text(DropIndex(_concurrent(index)))
 
     def change(self, found: ColumnFacts) -> str:
@@ -84,7 +85,7 @@ class Repairs:
 
     def widen_ids(self, found: TableFacts) -> str:
         """Return what makes a server's ids 64 bits wide."""
-        statement = self.change(found.columns["id"])
+        statement = self.change(found.columns[self._table.c.id.name])
         if found.sequence is None or found.sequence[1] == LARGEST_ID:
             return statement
         name = found.sequence[0]
@@ -122,7 +123,7 @@ class Repairs:
         return f"ALTER TABLE {self._name} {what};"
 
     def _own_type(self, found: ColumnFacts) -> str:
-        if found.name in self._table.c:
+        if found.name in self._columns:
             return self._type(self._expected(found.name, found))
         text = found.shown
         return f"{text} COLLATE {found.collation}" if found.collation else text
@@ -134,7 +135,7 @@ class Repairs:
         self, name: str, found: ColumnFacts | None
     ) -> sa.Column[Any]:
         """Return the column as it should be, but as long as it was."""
-        column = self._table.c[name]
+        column = self._columns[name]
         kind: Any = column.type.dialect_impl(self._dialect)
         kind = getattr(kind, "impl_instance", kind)
         length = getattr(kind, "length", None)
@@ -142,14 +143,14 @@ class Repairs:
         if length is None or longest is None or longest <= length:
             return column
         table = self._table.to_metadata(sa.MetaData())
-        table.c[name].type = (
+        table.c[column.key].type = (
             mysql.VARCHAR(
                 longest, charset=kind.charset, collation=kind.collation
             )
             if isinstance(kind, mysql.VARCHAR)
             else sa.String(longest)
         )
-        return table.c[name]
+        return table.c[column.key]
 
     def _type(self, column: sa.Column[Any]) -> str:
         return str(column.type.compile(dialect=self._dialect))

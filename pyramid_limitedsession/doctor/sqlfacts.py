@@ -16,11 +16,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from ..columntypes import MYSQL, text_of
 from ..dberrors import translated
 from ..deadrows import DeadRows
 from ..errors import SessionBusyError, SessionError
 from ..limits import Cutoffs
-from ..schema import MYSQL
+from ..schema import columns_of
 from ..sqlstore import SqlStore
 from .facts import (
     DAY,
@@ -133,15 +134,26 @@ def look_at_table(store: SqlStore, table: sa.Table) -> TableFacts | None:
     """Return what is there under the table's name; None: nothing."""
     with store.autocommit() as connection:
         found = reflected(connection, table)
-        if found is None or "id" not in found.columns:
+        if found is None or _is_lacking(table, found):
             return found
-        last = connection.execute(sa.select(sa.func.max(table.c.id))).scalar()
-    is_number = found.columns["id"].family == "integer"
-    return replace(
-        found,
-        last_id=int(last) if is_number and last is not None else None,
-        refused=dict(_refused(store, table)),
-    )
+        last = _last_id(connection, table, found)
+    return replace(found, last_id=last, refused=dict(_refused(store, table)))
+
+
+def _is_lacking(table: sa.Table, found: TableFacts) -> bool:
+    """Say whether a column is missing without which no row can be found."""
+    id_ = table.c.get("id")
+    return id_ is not None and id_.name not in found.columns
+
+
+def _last_id(
+    connection: Connection, table: sa.Table, found: TableFacts
+) -> int | None:
+    id_ = table.c.get("id")
+    if id_ is None or found.columns[id_.name].family != "integer":
+        return None
+    last = connection.execute(sa.select(sa.func.max(id_))).scalar()
+    return None if last is None else int(last)
 
 
 def _refused(store: SqlStore, table: sa.Table) -> Iterator[tuple[str, str]]:
@@ -150,13 +162,16 @@ def _refused(store: SqlStore, table: sa.Table) -> Iterator[tuple[str, str]]:
     They are tried, on no row: rights may come from anywhere.
     """
     # PostgreSQL may refuse an id that it would give itself.
-    columns = [column for column in table.c if column.name != "id"]
-    nobody = sa.select(*columns).where(sa.false())
+    columns = [column for column in table.c if column.key != "id"]
+    # As the database has them: no type of ours changes how they are read.
+    names: list[Any] = [sa.column(column.name) for column in columns]
+    raw = sa.table(table.name, *names, schema=table.schema)
+    nobody = sa.select(*raw.c).where(sa.false())
     tried: dict[str, Any] = {
         "INSERT": table.insert().from_select(columns, nobody),
         "UPDATE": table.update()
         .where(sa.false())
-        .values(version=table.c.version),
+        .values(updated_at=table.c.updated_at),
         "DELETE": table.delete().where(sa.false()),
     }
     for name, statement in tried.items():
@@ -178,14 +193,14 @@ def look_at_rows(
     store: SqlStore, table: sa.Table, cutoffs: Cutoffs
 ) -> RowFacts:
     """Return what there is, counted in one scan of the table."""
-    c, now = table.c, cutoffs.now
+    c, now = columns_of(table), cutoffs.now
     is_dead = DeadRows(table).is_dead(cutoffs)
     is_due = sa.and_(is_dead, c.expires_at <= now)
     is_unseen = sa.and_(
         is_dead,
         sa.or_(c.expires_at.is_(None), c.expires_at > now + _LONGEST_DUE),
     )
-    is_foreign = sa.func.substr(c.data, 1, 1).not_in(["{", ""])
+    is_foreign = sa.func.substr(text_of(c.data), 1, 1).not_in(["{", ""])
     query = sa.select(
         sa.func.count(),
         _count(is_dead),

@@ -7,7 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..schema import MYSQL
+from ..columntypes import MYSQL
+from ..layout import COLUMNS
 from .facts import (
     LARGEST_ID,
     ColumnFacts,
@@ -55,6 +56,9 @@ def types_fit(facts: Facts) -> Iterator[Told]:
         # It keeps everything, in any column.
         raise Elsewhere
     for column, found in _pairs(facts):
+        if column.key == "id" and facts.settings.layout.id is not None:
+            # Whatever the application's own class has.
+            continue
         family, length = _kind_of(column, facts)
         if found.family not in (family, "unknown"):
             yield (
@@ -85,6 +89,7 @@ _KEPT = {
     "text": "texts of any length up to its own, without blanks at the end",
     "integer": "whole numbers",
     "time": "dates with times",
+    "json": "JSON, for limitedsession.serializer = null",
 }
 
 
@@ -97,7 +102,13 @@ def nulls_fit(facts: Facts) -> Iterator[Told]:
                 f"the column {found.name!r} takes no NULL; it has to",
                 _cure(facts, _repairs(facts).allow_null(found)),
             )
-    ours = {column.name for column in facts.expected.columns}
+    # Further ones are filled by a function of the application's.
+    has_others = facts.settings.column_values is not None
+    ours = {
+        column.name
+        for column in facts.expected.columns
+        if has_others or column.key in COLUMNS
+    }
     for name, found in known(facts.table).columns.items():
         if name in ours or found.is_nullable or found.is_filled:
             continue
@@ -112,12 +123,14 @@ def nulls_fit(facts: Facts) -> Iterator[Told]:
 def ids_fit(facts: Facts) -> Iterator[Told]:
     """Find ids that run out, come twice or are not given at all."""
     table = known(facts.table)
-    found = known(table.columns.get("id"))
-    if not _is_key(table) or not found.is_filled:
+    name = facts.called("id")
+    found = known(table.columns.get(name))
+    is_given = found.is_filled or facts.settings.layout.id is not None
+    if not _is_key(table, name) or not is_given:
         yield (
             "error",
-            "the column 'id' is not a primary key whose values the database "
-            "gives",
+            f"the column {name!r} is not a primary key whose values the "
+            "database gives",
             _cure(facts, None),
         )
     elif table.gives_ids_again:
@@ -138,9 +151,9 @@ def ids_fit(facts: Facts) -> Iterator[Told]:
         )
 
 
-def _is_key(table: TableFacts) -> bool:
-    return table.key == ("id",) or any(
-        index.is_unique and index.columns == ("id",) for index in table.indexes
+def _is_key(table: TableFacts, name: str) -> bool:
+    return table.key == (name,) or any(
+        index.is_unique and index.columns == (name,) for index in table.indexes
     )
 
 
@@ -157,11 +170,12 @@ def data_fits(facts: Facts) -> Iterator[Told]:
         if limit is None
         else f"max_data_size allows {limit}"
     )
-    found = known(known(facts.table).columns.get("data"))
+    name = facts.called("data")
+    found = known(known(facts.table).columns.get(name))
     if found.most is not None and (limit is None or found.most < limit):
         yield (
             "error",
-            f"the column 'data' is {found.shown}, which takes {found.most} "
+            f"the column {name!r} is {found.shown}, which takes {found.most} "
             f"characters; limitedsession.{told}",
             _repairs(facts).change(found),
         )
@@ -182,25 +196,27 @@ def data_fits(facts: Facts) -> Iterator[Told]:
 def key_is_unique(facts: Facts) -> Iterator[Told]:
     """Find that a load has no index."""
     table = known(facts.table)
-    known(table.columns.get("session_id"))
+    name = facts.called("session_id")
+    known(table.columns.get(name))
     if not any(
-        index.columns == ("session_id",)
-        and index.is_unique
-        and not index.is_partial
+        index.columns == (name,) and index.is_unique and not index.is_partial
         for index in table.indexes
-    ) and table.key != ("session_id",):
+    ) and table.key != (name,):
         yield (
             "error",
-            "the column 'session_id' is not unique: each load reads the "
+            f"the column {name!r} is not unique: each load reads the "
             "whole table",
-            _repairs(facts).add_unique("session_id"),
+            _repairs(facts).add_unique(name),
         )
 
 
 def indexes_exist(facts: Facts) -> Iterator[Told]:
     """Find missing indexes."""
     table = known(facts.table)
-    for name, why in _INDEXED.items():
+    for key, why in _INDEXED.items():
+        if key not in facts.expected.c:
+            continue
+        name = facts.called(key)
         # Without the column, an index is what its own cure needs next.
         is_there = any(
             index.columns[0] == name and not index.is_partial
@@ -224,12 +240,13 @@ _INDEXED = {
 
 def activity_has_no_index(facts: Facts) -> Iterator[Told]:
     """Find indexes that have to follow each activity."""
+    name = facts.called("updated_at")
     for index in known(facts.table).indexes:
-        if "updated_at" not in (*index.columns, *index.also):
+        if name not in (*index.columns, *index.also):
             continue
         yield (
             "warning",
-            f"{_called(index)} contains 'updated_at', which moves with the "
+            f"{_called(index)} contains {name!r}, which moves with the "
             f"activity of each session: {_moves(facts)}",
             _cure(facts, None)
             if index.name is None
@@ -254,7 +271,9 @@ def collations_are_binary(facts: Facts) -> Iterator[Told]:
     """Find texts that are not compared byte by byte."""
     facts.require(*MYSQL)
     columns = known(facts.table).columns
-    for name in ("session_id", "user_id"):
+    for key in ("session_id", "user_id"):
+        column = facts.expected.c.get(key)
+        name = "" if column is None else str(column.name)
         found = columns.get(name)
         if found is None or found.collation is None:
             continue
@@ -304,7 +323,7 @@ def _pairs(facts: Facts) -> Iterator[tuple[sa.Column[Any], ColumnFacts]]:
     """Yield each column as it should be, and as it is."""
     columns = known(facts.table).columns
     for column in facts.expected.columns:
-        if column.name in columns:
+        if column.key in COLUMNS and column.name in columns:
             yield column, columns[column.name]
 
 
@@ -316,6 +335,9 @@ def _kind_of(column: sa.Column[Any], facts: Facts) -> tuple[str, int | None]:
         return "integer", None
     if isinstance(kind, sa.DateTime):
         return "time", None
+    if isinstance(kind, sa.JSON):
+        # MariaDB keeps it as a text.
+        return ("text" if facts.dialect.name in MYSQL else "json"), None
     return "text", getattr(kind, "length", None)
 
 

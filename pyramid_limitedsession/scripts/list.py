@@ -9,6 +9,7 @@ from ..errors import UnreadableDataError
 from ..loading import verdict_of
 from ..settings import Policy
 from ..store import Record
+from ..tokens import shown_id
 from .console import Output, Site, parser_of, run, sessions, user_named
 from .times import moment
 
@@ -34,7 +35,8 @@ def _list(arguments: argparse.Namespace, site: Site, output: Output) -> None:
     user = user_named(arguments.user)
     found = sorted(
         site.store.of_user(user),
-        key=lambda record: (-(record.seen or 0), -record.id),
+        key=lambda record: (record.seen or 0, record.id),
+        reverse=True,
     )
     policy = site.factory.settings.policy
     states = [_state(policy, record, site.now) for record in found]
@@ -56,12 +58,12 @@ def _state(policy: Policy, record: Record, now: int) -> str:
 
 def _row(record: Record, state: str) -> tuple[str, ...]:
     times = moment(record.created), moment(record.seen)
-    return str(record.id), state, *times, record.profile or ""
+    return str(shown_id(record.id)), state, *times, record.profile or ""
 
 
 def _facts(record: Record, state: str) -> dict[str, Any]:
     return {
-        "id": record.id,
+        "id": shown_id(record.id),
         "state": state,
         "created": record.created,
         "last_used": record.seen,

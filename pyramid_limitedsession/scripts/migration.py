@@ -12,9 +12,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import sqlalchemy as sa
 from pyramid.scripts.common import parse_vars
 
 from ..migrations import MAKE, Plan, plan_for
+from ..schema import plain_table
 from .console import CommandError, Output, Site, WrongUse, parser_of, run
 
 if TYPE_CHECKING:
@@ -90,9 +92,17 @@ def _migrate(
 
 def _plan(site: Site) -> Plan:
     """Return what is to be done to the application's table."""
-    table = site.store.table
+    layout, table = site.factory.settings.layout, site.store.table
+    if layout.table is not None:
+        raise CommandError(
+            f"the table {table.fullname!r} is that of a class of this "
+            "application (limitedsession.model), which Alembic's own "
+            "autogenerate knows: alembic revision --autogenerate"
+        )
+    is_native = site.store.statements.is_native
+    target = plain_table(layout, sa.MetaData(), is_native=is_native)
     with site.store.autocommit() as connection:
-        plan = plan_for(connection, table.name, table.schema)
+        plan = plan_for(connection, target)
     if plan.lacks:
         raise CommandError(
             f"the table {table.fullname!r} is none of this package's: it "

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ..ending import revoke
 from ..errors import SessionError
 from ..sqlupkeep import Selection, Upkeep
-from ..store import transaction_of
+from ..store import RowId, transaction_of
 from .console import (
     CommandError,
     Output,
@@ -54,7 +54,6 @@ def _add_which(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--id",
-        type=positive,
         action="append",
         metavar="ID",
         help="the session with this id, see pls-list; may be repeated",
@@ -71,7 +70,6 @@ def _add_which(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--except-id",
-        type=positive,
         action="append",
         default=[],
         metavar="ID",
@@ -105,7 +103,7 @@ def _batches(
     site: Site, upkeep: Upkeep, selection: Selection
 ) -> Iterator[int]:
     """End batch after batch; yield how many each has ended."""
-    after = -1
+    after = None
     # Whose it is matters only if that was asked for: who signs in meanwhile
     # would get away otherwise.
     whoever = selection.user is None
@@ -127,7 +125,21 @@ def _selection(arguments: argparse.Namespace, site: Site) -> Selection:
     user = arguments.user
     return Selection(
         user=None if user is None else user_named(user),
-        ids=tuple(arguments.id or ()),
+        ids=_ids(arguments.id or [], site),
         created_before=None if before is None else before.at(site.now),
-        spared=tuple(arguments.except_id),
+        spared=_ids(arguments.except_id, site),
     )
+
+
+def _ids(texts: list[str], site: Site) -> tuple[RowId, ...]:
+    """Return what the table has as ids."""
+    if texts and site.store.statements.is_keyed:
+        raise WrongUse(
+            "the table has no column for ids; say which sessions with --user "
+            "or --created-before"
+        )
+    kind = site.store.table.c.id.type.python_type
+    try:
+        return tuple(map(positive if kind is int else kind, texts))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise WrongUse(f"an id of a session: {error}") from None

@@ -11,6 +11,8 @@ from typing import Any
 from ..errors import SessionBusyError, SessionConnectionError
 from ..serializers import HybridSerializer
 from ..sqlupgrade import Batch, Upgrade
+from ..sqlupkeep import Upkeep, Way
+from ..store import RowId
 from .console import (
     CommandError,
     Output,
@@ -96,7 +98,8 @@ def _upgrade(
         with progress("upgrading", output) as advance:
             # On SQLite others can write only while this rests.
             is_resting = site.store.commits_last and not arguments.dry_run
-            _walk(upgrade, arguments.batch, counts, advance, is_resting)
+            way = Upkeep(site.store).way_by_id()
+            _walk(upgrade, way, arguments.batch, counts, advance, is_resting)
     except KeyboardInterrupt:
         raise CommandError(
             f"stopped: {_done(arguments, counts)} so far; call it again to "
@@ -109,13 +112,14 @@ def _upgrade(
 
 def _walk(
     upgrade: Upgrade,
+    way: Way,
     most: int,
     counts: Counter[str],
     advance: Callable[..., None],
     is_resting: bool,
 ) -> None:
     """Deal with batch after batch; count what came of them."""
-    end, after = upgrade.end(), -1
+    after = way.start
     while True:
         started = time.monotonic()
         batch = _tried(upgrade, after, most)
@@ -123,12 +127,12 @@ def _walk(
         if batch.last is None:
             return
         after = batch.last
-        advance(counts.total(), min(after / max(end, 1), 1.0))
+        advance(counts.total(), way.share(after))
         if is_resting:
             time.sleep(time.monotonic() - started)
 
 
-def _tried(upgrade: Upgrade, after: int, most: int) -> Batch:
+def _tried(upgrade: Upgrade, after: RowId | None, most: int) -> Batch:
     for tries in range(1, _TRIES):
         try:
             return upgrade.batch(after=after, most=most)
