@@ -183,6 +183,8 @@ def _copy_of(
     """
     if connection.dialect.name != "sqlite" or target.schema is not None:
         return []
+    if "id" not in target.c:
+        return []
     query = sa.text("SELECT name, sql FROM sqlite_master")
     parts = connection.execute(query).all()
     own = [part.sql for part in parts if part.name == target.name]

@@ -239,15 +239,16 @@ def _table(
         each: own.get(each, column)
         for each, column in _columns(layout, types).items()
     }
-    key = sa.UniqueConstraint(
-        found["session_id"], name=f"uq_{name}_session_id"
-    )
-    needs_key = "id" in found and not found["session_id"].unique
+    keys = []
+    if "id" in found and not found["session_id"].unique:
+        # Made only if it is used: it goes with its column by itself.
+        called = f"uq_{name}_session_id"
+        keys = [sa.UniqueConstraint(found["session_id"], name=called)]
     return sa.Table(
         name,
         metadata,
         *found.values(),
-        *([key] if needs_key else []),
+        *keys,
         *(
             sa.Index(f"ix_{name}_{each}", found[each])
             for each in ("expires_at", "user_id")

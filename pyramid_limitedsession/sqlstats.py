@@ -80,7 +80,12 @@ class Census:
             ]
 
     def largest_users(self, most: int) -> list[tuple[str, int]]:
-        """Return the users with the most sessions that are not ended."""
+        """Return the users with the most sessions that are not ended.
+
+        None where the table does not say whose sessions they are.
+        """
+        if "user_id" not in self._table.c:
+            return []
         c, count = self._store.statements.columns, sa.func.count()
         user = c.user_id
         query = (

@@ -13,7 +13,7 @@ import secrets
 import pytest
 import sqlalchemy as sa
 
-from tests.apps import MODES, START, Clock, World
+from tests.apps import MODES, START, Clock, World, settings_of
 from tests.commands import Ini
 from tests.outcomes import (
     TABLES,
@@ -202,7 +202,11 @@ def _make_ini(tmp_path, capsys):
             settings[key] = world.url
         settings.setdefault("app__now", START)
         settings.setdefault("limited__idle_timeout", "none")
-        settings["limited__table_name"] = world.table.name
+        settings |= {
+            # As ConfigParser has it.
+            name: str(text).replace("%", "%%")
+            for name, text in settings_of(world.layout).items()
+        }
         return Ini(tmp_path / "test.ini", capsys).write(**settings)
 
     return make

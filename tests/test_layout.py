@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import sqlalchemy as sa
 
-from pyramid_limitedsession import SessionTableError
+from pyramid_limitedsession import SessionError
 from pyramid_limitedsession.layout import COLUMNS, Layout, names_of
 from pyramid_limitedsession.limits import Cutoffs
-from tests.apps import START, count_dead, older_than, trim
+from pyramid_limitedsession.migrations import plan_for
+from pyramid_limitedsession.schema import plain_table
+from pyramid_limitedsession.tokens import key_of
+from tests.apps import count_dead, older_than, trim
 
 HOSTILE = {
     "id": 'id"; DROP TABLE x; --',
@@ -18,7 +19,7 @@ HOSTILE = {
     "data": "the data; of 'it'",
     "version": "ver%sion",
     "created_at": "created:at",
-    "updated_at": "`updated`",
+    "updated_at": "updated-at?",
     "expires_at": "ORDER",
     "user_id": "benutzer_ü",
     "profile": "(profile)",
@@ -42,10 +43,19 @@ def _shape(request):
     return SHAPES[request.param]
 
 
-@pytest.fixture(name="world")
-def _world(make_world, database, mode, shape, run_name):
+# Each database, and each mode: a shape is the same to both.
+PLACES = (
+    ("sqlite", "separate"),
+    ("postgresql", "joined"),
+    ("mariadb", "separate"),
+)
+
+
+@pytest.fixture(name="world", params=PLACES, ids=lambda place: place[0])
+def _world(make_world, request, shape, run_name):
     """An application on a table of each shape."""
-    hostile = " '\"; %s" if "version" in shape else ""
+    database, mode = request.param
+    hostile = " '\"; %s" if shape["session_id"] == "select" else ""
     layout = Layout(f"pls_{run_name}_shape{hostile}", None, shape)
     world = make_world(database, mode, layout=layout)
 
@@ -105,11 +115,7 @@ def test_p2_p3_parallel_requests(world):
     browser, other = world.browser(), world.browser()
     browser.get("/set?a=1")
     other.set_cookie("session", browser.cookies["session"])
-    # A request on SQLite cannot wait for one inside it.
-    before = other.get if world.mode == "separate" else None
-    if before is None and world.engine.dialect.name == "sqlite":
-        before = other.get
-    meanwhile(world, before or other.get)
+    meanwhile(world, other.get)
     browser.get("/slow?path=/set?b=2")
     assert {"a": "1", "b": "2", "mine": "1"} == browser.get("/get").json
     browser.get("/slow?path=/out")
@@ -138,3 +144,254 @@ def test_the_table_is_made(world):
     world.store.check()
     world.browser().get("/set?a=1")
     assert 1 == len(world.rows())
+
+
+def test_what_is_switched_off_is_said(world, shape, caplog):
+    """At start, once for each column that is missing, and what for."""
+    told = [
+        record.getMessage()
+        for record in caplog.get_records("setup")
+        if "there is no column" in record.getMessage()
+    ]
+    missing = [name for name in COLUMNS if name not in shape]
+    assert len(missing) == len(told)
+    for name, text in zip(missing, told, strict=True):
+        assert f"no column {name!r}" in text
+
+
+def test_revoked(world):
+    """Who is revoked is out, told why where the table can keep it."""
+    browser, other = world.browser(), world.browser()
+
+    @world.on("ended")
+    def _(request):
+        return request.session.ended
+
+    @world.on("revoke")
+    def _(request):
+        request.user_sessions.end_all("ann")
+        return {}
+
+    browser.get("/set?auth.userid=ann")
+    if not world.layout.has("user_id"):
+        with pytest.raises(SessionError, match="no column 'user_id'"):
+            other.get("/revoke")
+        return
+    other.get("/revoke")
+    kept = {"ended", "expires_at"} <= set(world.layout.names)
+    assert ("revoked" if kept else None) == browser.get("/ended").json
+    assert kept == bool(world.rows())
+
+
+# Of the others SQLAlchemy cannot read back what it has made itself.
+@pytest.mark.parametrize("shape", [*SHAPES.values()][1:], ids=[*SHAPES][1:])
+def test_migrations(world):
+    """pls-migration finds nothing to do, or makes the table."""
+    target = plain_table(world.layout, sa.MetaData())
+    with world.engine.connect() as connection:
+        assert plan_for(connection, target).change is None
+    world.table.drop(world.engine)
+    with world.engine.connect() as connection:
+        plan = plan_for(connection, target)
+    assert "make" == plan.change
+    assert () == plan.lacks
+
+
+# -- what is too large ---------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1000, 1001])
+def test_a_row_that_is_too_large_is_not_fetched(
+    make_world, database, mode, size, caplog
+):
+    """Of max_data_size it is read; a byte more, and it stays where it is."""
+    world = make_world(
+        database, mode, settings={"limitedsession.max_data_size": "1000"}
+    )
+
+    @world.on("set")
+    def _(request):
+        request.session.update(request.params)
+        return {}
+
+    @world.on("get")
+    def _(request):
+        return [request.session.ended, *request.session.values()]
+
+    browser = world.browser()
+    browser.get("/set?a=1")
+    # Bytes, not characters.
+    text = '{"a":"é' + "x" * (size - 10) + '"}'
+    assert size == len(text.encode())
+    world.execute(world.table.update().values(data=text))
+    (row,) = world.rows()
+    found = world.store.load(row.session_id)
+    caplog.clear()
+    if size == 1000:
+        assert text == found.data
+        assert [None, "é" + "x" * 990] == browser.get("/get").json
+        return
+    assert found.data is None
+    assert ["unreadable"] == browser.get("/get").json
+    (record,) = [r for r in caplog.records if "unreadable" in r.getMessage()]
+    assert "max_data_size" in record.getMessage()
+    assert [text] == [row.data for row in world.rows()]
+
+
+# -- a column of JSON ----------------------------------------------------
+
+
+@pytest.fixture(name="native")
+def _native(make_world, database, mode):
+    """An application whose data is a column of JSON."""
+    world = make_world(
+        database,
+        mode,
+        is_native=True,
+        settings={"limitedsession.serializer": "null"},
+    )
+
+    @world.on("set")
+    def _(request):
+        request.session.update(request.json_body)
+        return {}
+
+    @world.on("get")
+    def _(request):
+        return dict(request.session)
+
+    return world
+
+
+def test_json_in_the_database(native):
+    """What is put in comes out, and the database can look inside."""
+    content = {
+        "cart": [{"sku": "é-1", "n": 2}, None, True, 1.5],
+        "b": 'quotes " and \\ and :colons %s',
+        "name": "ann",
+    }
+    browser = native.browser()
+    browser.post_json("/set", content)
+    native.browser().post_json("/set", {"name": "bob"})
+    assert content == browser.get("/get").json
+    name = native.engine.dialect.name
+    inside = {
+        "postgresql": "data->>'name' = 'ann'",
+        "mysql": "JSON_VALUE(data, '$.name') = 'ann'",
+        "sqlite": "json_extract(data, '$.name') = 'ann'",
+    }
+    query = sa.select(sa.func.count()).select_from(native.table)
+    with native.engine.connect() as connection:
+        found = connection.execute(query.where(sa.text(inside[name])))
+        assert 1 == found.scalar()
+
+
+def test_json_that_is_only_read_is_not_written(native):
+    """P5: however the database writes it, reading is one SELECT."""
+    browser = native.browser()
+    browser.post_json("/set", {"z": {"y": 1, "x": [1.0, 2]}, "a": 1})
+    native.count()
+    browser.get("/get")
+    assert ["SELECT"] == native.count()
+    browser.post_json("/set", {"b": 1})
+    assert ["SELECT", "UPDATE"] == native.count()
+
+
+def test_json_of_revoked_sessions(native):
+    """A tombstone has an empty content, which a column of JSON takes."""
+    browser = native.browser()
+    browser.post_json("/set", {"auth.userid": "ann"})
+
+    @native.on("revoke")
+    def _(request):
+        request.user_sessions.end_all("ann")
+        return {}
+
+    @native.on("ended")
+    def _(request):
+        return request.session.ended
+
+    native.browser().get("/revoke")
+    assert "revoked" == browser.get("/ended").json
+
+
+# -- the key as the primary key --------------------------------------------
+
+
+@pytest.fixture(name="keyed")
+def _keyed(make_world, database, mode, run_name):
+    """An application without ids, on rows with plain ids, and its browser."""
+    layout = Layout(f"pls_{run_name}_keyed", None, SHAPES["no id"])
+    world = make_world(
+        database,
+        mode,
+        layout=layout,
+        settings={"limitedsession.legacy_ids": "true"},
+    )
+
+    @world.on("set")
+    def _(request):
+        request.session.update(request.params)
+        return {}
+
+    @world.on("out")
+    def _(request):
+        # Loaded by now, with the plain id.
+        assert request.session["a"] == "1"
+        if "other" in request.params:
+            world.other.get("/set?b=2")
+        request.session.invalidate()
+        return {}
+
+    @world.on("sessions")
+    def _(request):
+        found = request.user_sessions.list("ann")
+        if "end" in request.params:
+            request.user_sessions.end("ann", found[0].id)
+        return [each.id for each in found]
+
+    world.clients = world.browser(), world.browser()
+    world.other = world.clients[1]
+    for client in world.clients:
+        client.set_cookie("session", PLAIN)
+    world.execute(
+        world.table.insert().values(
+            session_id=PLAIN,
+            data='{"a":"1"}',
+            version=1,
+            created_at=int(world.clock()),
+            updated_at=int(world.clock()),
+        )
+    )
+    return world
+
+
+PLAIN = "0123456789abcdef" * 2
+
+
+def test_plain_ids_without_ids(keyed):
+    """The row is hashed on first use, under which it is found from then on."""
+    browser = keyed.clients[0]
+    browser.get("/set?c=3")
+    (row,) = keyed.rows()
+    assert key_of(PLAIN) == row.session_id
+    assert '{"a":"1","c":"3"}' == row.data
+    browser.get("/set?d=4")
+    assert 1 == len(keyed.rows())
+
+
+@pytest.mark.parametrize("path", ["/out", "/out?other=1"])
+def test_p3_a_logout_without_ids(keyed, path):
+    """P3: it ends the session, also if another request changed it since."""
+    keyed.clients[0].get(path)
+    assert [] == keyed.rows()
+
+
+def test_summaries_without_ids(keyed):
+    """What names a session is not its key, and ends it all the same."""
+    keyed.clients[0].get("/set?auth.userid=ann")
+    (row,) = keyed.rows()
+    (shown,) = keyed.clients[1].get("/sessions").json
+    assert shown not in row.session_id
+    keyed.browser().get("/sessions?end=1")
+    assert ["revoked"] == [row.ended for row in keyed.rows()]

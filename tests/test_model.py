@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 import uuid
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -264,7 +266,10 @@ def test_a_dotted_name():
         ({"model": Visit, "table_name": "x"}, "take it out"),
         ({"model": Visit, "column.data": "x"}, "take it out"),
         ({"model": Visit, "columns": "session_id"}, "take it out"),
-        ({"column_values": columns_of_request}, "needs a limitedsession.model"),
+        (
+            {"column_values": columns_of_request},
+            "needs a limitedsession.model",
+        ),
         ({"columns": "session_id data"}, "say it like 'id session_id data"),
         ({"columns": "all of them"}, "say it like 'id session_id data"),
         ({"column.data": "version"}, "another column has that name"),
@@ -291,3 +296,23 @@ def test_wrong_settings(given, told):
     with pytest.raises(ConfigurationError) as caught:
         read_settings({f"limitedsession.{k}": v for k, v in given.items()})
     assert told in str(caught.value)
+
+
+def test_the_example_of_the_docs(make_world):
+    """docs/examples/models.py is an application's, and works as it is."""
+    path = Path(__file__).parent.parent / "docs" / "examples" / "models.py"
+    example = runpy.run_path(str(path))
+    metadata = example["Base"].metadata
+    world = make_world(
+        listen=metadata.create_all,
+        declare=lambda base: example["WebSession"],
+        settings={"limitedsession.column_values": example["session_columns"]},
+    )
+    add_views(world)
+    with Session(world.engine) as dbsession:
+        dbsession.add(example["User"](id=7, name="Ann"))
+        dbsession.commit()
+        world.browser(REMOTE_ADDR="192.0.2.1").get("/sign-in?user=7")
+        (ann,) = dbsession.scalars(sa.select(example["User"]))
+        assert ["192.0.2.1"] == [each.address for each in ann.sessions]
+    metadata.drop_all(world.engine)

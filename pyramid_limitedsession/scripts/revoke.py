@@ -133,7 +133,9 @@ def _selection(arguments: argparse.Namespace, site: Site) -> Selection:
 
 def _ids(texts: list[str], site: Site) -> tuple[RowId, ...]:
     """Return what the table has as ids."""
-    if texts and site.store.statements.is_keyed:
+    if not texts:
+        return ()
+    if site.store.statements.is_keyed:
         raise WrongUse(
             "the table has no column for ids; say which sessions with --user "
             "or --created-before"
