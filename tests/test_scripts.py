@@ -310,8 +310,27 @@ def test_sections(lite, make_ini, make_world):
 def test_a_section_that_is_not_there(name, lite, make_ini):
     """An unknown section is told by its name, not by a traceback."""
     code, out, err = make_ini(lite).work(name, section="#nowhere")
+    assert (2, "") == (code, out)
+    assert "has no section [app:nowhere]" in err
+
+
+def test_wrong_settings_are_told_plainly(lite, make_ini):
+    """The line of a wrong setting, and nothing of how it was found."""
+    code, out, err = make_ini(lite, limited__idle_timeot="3").work("pls-stats")
     assert (1, "") == (code, out)
-    assert "nowhere" in err
+    assert "did you mean limitedsession.idle_timeout?" in err
+    assert "class" not in err
+    assert "Line 0" not in err
+
+
+def test_an_application_that_is_not_installed(lite, make_ini):
+    """It is said how to make it found."""
+    ini = make_ini(lite)
+    text = ini.path.read_text().replace("tests.ini_app", "no_such_app")
+    ini.path.write_text(text)
+    code, out, err = ini.call("pls-stats")
+    assert (1, "") == (code, out)
+    assert "PYTHONPATH=." in err
 
 
 @pytest.mark.parametrize("is_last", [True, False])

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from pyramid.exceptions import ConfigurationExecutionError
 from pyramid.paster import bootstrap
 from pyramid.registry import Registry
 from pyramid.request import Request
@@ -266,6 +267,9 @@ def sentences(error: BaseException | None) -> str:
     while error is not None:
         # SQLAlchemy adds the statement, and a link.
         told: object = error
+        if isinstance(error, ConfigurationExecutionError):
+            # Pyramid's own text adds a class, and a line of nowhere.
+            error = told = error.evalue
         if isinstance(error, StatementError):
             told = error.orig
         elif isinstance(error, configparser.InterpolationError):
@@ -274,6 +278,11 @@ def sentences(error: BaseException | None) -> str:
                 f"the option {error.option!r} of [{error.section}] in the ini "
                 "file cannot be read: write a percent sign twice, and define "
                 f"what stands in %({getattr(error, 'reference', '…')})s"
+            )
+        elif isinstance(error, ModuleNotFoundError):
+            told = (
+                f"{error}; if that is the application: install it, or say "
+                "PYTHONPATH=. where it is"
             )
         name = type(error).__name__
         if isinstance(error, KeyboardInterrupt):
@@ -298,8 +307,14 @@ def _started(arguments: argparse.Namespace) -> Iterator[Site]:
         raise WrongUse(
             "what follows the ini file has to be name=value"
         ) from error
-    with _without_start_errors():
-        env = bootstrap(arguments.config_uri, options=options)
+    try:
+        with _without_start_errors():
+            env = bootstrap(arguments.config_uri, options=options)
+    except LookupError as error:
+        if not str(error).startswith("No section"):
+            raise
+        section = arguments.config_uri.partition("#")[2] or "main"
+        raise WrongUse(f"{path!r} has no section [app:{section}]") from None
     with env:
         registry, request = env["registry"], env["request"]
         factory = registry.get(REGISTRY_KEY)
