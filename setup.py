@@ -9,6 +9,7 @@ here = Path(__file__).parent
 testing = [
     "alembic >= 1.12",
     "cookiecutter",
+    "cryptography >= 3.4",
     "gunicorn",
     "hypothesis",
     "psycopg2-binary",
@@ -85,6 +86,7 @@ setup(
     ],
     extras_require={
         "console": ["rich >= 12.0"],
+        "crypto": ["cryptography >= 3.4"],
         "demo": ["pyramid_jinja2 >= 2.10", "waitress >= 2.1"],
         "migrations": ["alembic >= 1.12"],
         "docs": ["docutils >= 0.19", "sphinx >= 6.0"],

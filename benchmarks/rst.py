@@ -1,35 +1,58 @@
-"""The tables as reStructuredText, put between two markers of a page."""
+"""Tables as reStructuredText, put between two markers of a page.
+
+Each benchmark has markers of its own, which name its command.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import argparse
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .report import Table
 
-BEGIN = ".. Made by make bench-trim: begin"
-END = ".. Made by make bench-trim: end"
 
-
-def write(path: Path, text: str) -> None:
+def write(path: Path, text: str, command: str) -> None:
     """Write a text between the markers of a page; make it if it is missing."""
-    before, after = around(path)
-    page = f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}"
+    before, after = around(path, command)
+    begin, end = _markers(command)
+    page = f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}"
     path.write_text(page, encoding="utf-8")
 
 
-def around(path: Path) -> tuple[str, str]:
+def around(path: Path, command: str) -> tuple[str, str]:
     """Return what stands before and behind the markers of a page.
 
     Raises ValueError if it has no markers: it is something else.
     """
     if not path.exists():
         return "", "\n"
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = _markers(command)
+    before, begin, rest = path.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{path} has no lines {BEGIN!r} and {END!r}")
+        raise ValueError(f"{path} has no lines {first!r} and {last!r}")
     return before, after
+
+
+def argument(command: str) -> Callable[[str], Path]:
+    """Return a reader of the page that a command is to write into."""
+
+    def read(text: str) -> Path:
+        path = Path(text)
+        try:
+            # Now, not after all the work.
+            around(path, command)
+        except (OSError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return path
+
+    return read
+
+
+def _markers(command: str) -> tuple[str, str]:
+    start = f".. Made by make {command}:"
+    return f"{start} begin", f"{start} end"
 
 
 def page_of(shown: Iterable[Table], facts: Iterable[str]) -> str:

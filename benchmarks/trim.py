@@ -39,6 +39,7 @@ URLS = {
     ),
 }
 DATABASES = ("sqlite", *URLS)
+COMMAND = "bench-trim"
 # With fewer nothing can be measured.
 _LEAST_ROWS = 1000
 
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     is_good = _tell(measured, plan) and not failed
     if arguments.rst is not None and is_good:
         text = rst.page_of(report.tables(measured), _facts(measured, plan))
-        rst.write(arguments.rst, text)
+        rst.write(arguments.rst, text, COMMAND)
     return 0 if is_good else 1
 
 
@@ -120,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--rst",
-        type=_page,
+        type=rst.argument(COMMAND),
         metavar="FILE",
         help="write the tables into this page, between its markers",
     )
@@ -139,16 +140,6 @@ def _above_zero(text: str) -> float:
     if not number > 0:
         raise argparse.ArgumentTypeError("more than 0")
     return number
-
-
-def _page(text: str) -> Path:
-    path = Path(text)
-    try:
-        # Now, not after all the work.
-        rst.around(path)
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return path
 
 
 def _databases(text: str) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ from .events import (
 from .factory import SessionFactory
 from .limits import TimeLeft
 from .options import EXPIRY
+from .ownstore import make_own_store
 from .reading import PREFIX, parts_of
 from .schema import SessionMixin, make_table
 from .session import LimitedSession
@@ -103,7 +104,8 @@ def includeme(config: Configurator) -> None:
 
     def register() -> None:
         settings = read_settings(config.registry.settings)
-        factory = SessionFactory(settings)
+        own = make_own_store(settings.store, config.registry.settings)
+        factory = SessionFactory(settings, store=own)
         config.registry[REGISTRY_KEY] = factory
         config.registry[PASSIVE_PATHS] = settings.passive
         config.set_session_factory(factory)
@@ -144,10 +146,16 @@ def _start(event: ApplicationCreated) -> None:
             "factory, by config.set_session_factory or as an argument of its "
             "Configurator; take that out"
         )
+    warning = factory.settings.policy.serializer.warning
+    if warning is not None:
+        log.warning("%s", warning)
     if factory.store is None:
         _require_dbsession(registry, factory.settings.dbsession)
     for told in factory.settings.layout.switched_off():
         log.warning("the table of sessions: %s", told)
+    if factory.settings.store is not None:
+        # It has looked for itself when it was made.
+        return
     with prepare(registry=registry) as env:
         _look_at_table(factory, env["request"])
 

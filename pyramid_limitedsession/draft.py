@@ -60,8 +60,15 @@ class Draft:
             or any(queue in self.content for queue in self.popped)
         )
 
-    def text(self, policy: Policy, record: Record | None) -> str | None:
+    def text(
+        self,
+        policy: Policy,
+        record: Record | None = None,
+        stored: str | None = None,
+    ) -> str | None:
         """Return what is to be stored, None if that is what is stored.
+
+        Neither is encrypted. ``stored`` is the text of the record.
 
         Raises SessionValueError or SessionOverflowError, as saving does.
         """
@@ -70,16 +77,22 @@ class Draft:
             return None
         text = policy.serializer.dumps(self.content)
         # Of the same objects a pickle is the same, of equal ones it may not.
-        is_same = record is not None and (
-            text == record.data
-            or text == policy.serializer.as_written(record.data)
+        is_same = stored is not None and (
+            text == stored or text == policy.serializer.as_written(stored)
         )
         if is_same and not self.is_more_than_its_content:
             user = user_of(policy.user_key, self.content)
-            # The column may be younger than the row.
-            if record is not None and user == record.user:
+            # The column may be younger than the row, or not there.
+            known = record.user if record and policy.keeps_users else user
+            if user == known:
                 return None
-        check_size(text, self.content, policy.serializer, policy.max_data_size)
+        check_size(
+            text,
+            self.content,
+            policy.serializer,
+            policy.max_data_size,
+            stored_size=policy.sealer.size,
+        )
         return text
 
     def changes(
@@ -92,7 +105,12 @@ class Draft:
         times that the expiry tween keeps.
         """
         changed = changed_keys(base, self.content, is_same)
-        keys = {key for key in changed if not key.startswith(RESERVED)}
+        # One that is no text has not been refused yet.
+        keys = {
+            key
+            for key in changed
+            if not (isinstance(key, str) and key.startswith(RESERVED))
+        }
         if is_new:
             keys.discard(CSRF_KEY)
         done = {*map(shown, keys)}

@@ -20,6 +20,7 @@ from transaction.interfaces import NoTransaction
 from zope.interface import implementer
 
 from .adopting import OldSession
+from .caching import forbid_caching, vary_by_cookie
 from .datamanager import DataManager
 from .engines import make_engine
 from .errors import SessionError, shown
@@ -40,6 +41,7 @@ from .session import LimitedSession
 from .settings import CookieSettings, Settings
 from .sqlstore import SqlStore
 from .sqlwork import SqlWork
+from .store import Store
 from .tokens import Secret, parse_token
 from .unitofwork import Unit
 from .views import is_passive
@@ -67,10 +69,15 @@ class SessionFactory:
     """Makes the session of a request; holds what all requests share.
 
     :ivar clock: returns the time in seconds since the epoch.
+    :ivar store: where sessions are kept; None: beside ``request.dbsession``.
     """
 
     def __init__(
-        self, settings: Settings, clock: Callable[[], float] = time.time
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+        *,
+        store: Store | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -82,7 +89,7 @@ class SessionFactory:
             "max_data_size": settings.policy.max_data_size,
             "create": settings.create_table,
         }
-        self.store: SqlStore | None = None
+        self.store = store
         if settings.url is not None:
             self.store = SqlStore(_make_engine(settings), table, **options)
         self._joined = JoinedStores(table, **options)
@@ -162,9 +169,17 @@ class SessionFactory:
         )
 
     def store_for(self, request: Request) -> SqlStore:
-        """Return the store: our own, or the one beside the dbsession."""
-        if self.store is not None:
+        """Return the store: our own, or the one beside the dbsession.
+
+        Raises SessionError if sessions are in a store of the application's.
+        """
+        if isinstance(self.store, SqlStore):
             return self.store
+        if self.store is not None:
+            raise SessionError(
+                "this application keeps its sessions in a store of its own "
+                f"({PREFIX}store), not in a table of pyramid_limitedsession"
+            )
         return self._joined.of(self._joined.bind_of(self._dbsession(request)))
 
     def _dbsession(self, request: Request) -> Session:
@@ -304,7 +319,7 @@ class _Answer:
         """Run behind the application's own callbacks."""
         unit = self._unit
         if unit.looked:
-            _vary_by_cookie(response)
+            vary_by_cookie(response)
         if unit.is_joined:
             return
         try:
@@ -326,10 +341,13 @@ class _Answer:
             ours = cookie if is_sent else None
             is_over = unit.forget_token
             if self._old.give_way(unit.stored, is_over, response, ours):
-                _forbid_caching(response)
+                forbid_caching(response)
         if not is_sent:
             return
         secure = cookie.secure
+        if secure is None:
+            # A DummyRequest has no scheme.
+            secure = request.host_url.startswith("https:")
         response.set_cookie(
             cookie.name,
             # Not as our own string type: who prints the header sees it.
@@ -337,11 +355,11 @@ class _Answer:
             max_age=0 if token is None else unit.stored.max_age,
             path=cookie.path,
             domain=cookie.domain,
-            secure=request.scheme == "https" if secure is None else secure,
+            secure=secure,
             httponly=cookie.httponly,
             samesite=cookie.samesite,
         )
-        _forbid_caching(response)
+        forbid_caching(response)
 
 
 class _Finish:
@@ -371,22 +389,3 @@ class _Finish:
         unit.close()
         # Behind the finished callbacks that the application has added.
         request.add_finished_callback(lambda request: unit.report_late())
-
-
-def _vary_by_cookie(response: Response) -> None:
-    vary = response.vary or ()
-    if "*" not in vary and "cookie" not in {name.lower() for name in vary}:
-        response.vary = (*vary, "Cookie")
-
-
-def _forbid_caching(response: Response) -> None:
-    """Keep an answer that carries a cookie out of shared caches."""
-    control = response.cache_control
-    if control.public:
-        log.warning(
-            "an answer that sets the session cookie said 'public'; it is "
-            "sent as 'no-store'"
-        )
-        control.public = None
-    if not control.private:
-        control.no_store = True

@@ -9,6 +9,12 @@ from typing import Any
 from .errors import SessionValueError, UnreadableDataError, shown
 from .sameness import pickled_same
 
+PICKLE_WARNING = (
+    "limitedsession.serializer reads pickles: whoever can write the table "
+    "of the sessions can run any code in this application; take json where "
+    "its types are enough (hybrid reads pickles too, and runs nothing)"
+)
+
 
 class ForeignSerializer:
     """Somebody else's ``dumps`` and ``loads``, kept in a column of text.
@@ -114,15 +120,13 @@ def is_storable(text: str) -> bool:
         return False
 
 
-def foreign_serializer(given: Any) -> ForeignSerializer:
+def foreign_serializer(found: Any) -> ForeignSerializer:
     """Return the serializer of an object with ``dumps`` and ``loads``.
 
-    A class is called to make one. It is tried here: an empty session tells
-    whether it makes bytes or text.
+    It is tried here: an empty session tells whether it makes bytes or text.
 
     Raises ValueError if it cannot be used.
     """
-    found = given() if isinstance(given, type) else given
     dumps, loads = (getattr(found, name, None) for name in ("dumps", "loads"))
     if not callable(dumps) or not callable(loads):
         raise ValueError("it has no functions dumps and loads")
@@ -136,9 +140,11 @@ def foreign_serializer(given: Any) -> ForeignSerializer:
         raise ValueError(
             f"its dumps({{}}) is of type {kind}, not bytes or str"
         )
-    made = ForeignSerializer(
-        dumps, loads, is_binary=not isinstance(written, str)
-    )
+    is_binary = not isinstance(written, str)
+    made = ForeignSerializer(dumps, loads, is_binary=is_binary)
+    if is_binary and written[:1] == b"\x80" and written[-1:] == b".":
+        # A pickle, of whatever library.
+        made.warning = PICKLE_WARNING
     try:
         made.loads(made.dumps({}))
     except (SessionValueError, UnreadableDataError) as error:

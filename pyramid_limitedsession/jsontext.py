@@ -25,8 +25,19 @@ class JSONSerializer:
 
     def dumps(self, data: dict[str, Any]) -> str:
         """Return the data as JSON; raise SessionValueError if it cannot."""
-        self.rules.require(data)
-        return json.dumps(data, separators=(",", ":"), allow_nan=False)
+        text = _encoded(data)
+        # To read it back is much faster than to look at each value, and
+        # proves the same; what is wrong is found by looking.
+        if text is None or not self._is_kept(text, data):
+            self.rules.require(data)
+        return text or json.dumps(data)
+
+    def _is_kept(self, text: str, data: object) -> bool:
+        found = json.loads(text)
+        is_deep = _may_be_deeper(text, self.rules.depth)
+        return found == data and not (
+            is_deep and _is_deeper(found, self.rules.depth)
+        )
 
     def loads(self, text: str) -> dict[str, Any]:
         """Return the data; raise UnreadableDataError if it is damaged."""
@@ -76,10 +87,36 @@ def decoded(text: str, rules: JSONRules) -> object:
         )
     except (ValueError, TypeError, RecursionError):
         return None
-    brackets = text.count("[") + text.count("{")
-    if brackets > rules.depth and not rules.are_kept_by(data):
+    if _may_be_deeper(text, rules.depth) and _is_deeper(data, rules.depth):
         return None
     return data
+
+
+def _encoded(data: object) -> str | None:
+    """Return the data as JSON, None if there is none of it."""
+    try:
+        return json.dumps(data, separators=(",", ":"), allow_nan=False)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _may_be_deeper(text: str, depth: int) -> bool:
+    return text.count("[") + text.count("{") > depth
+
+
+def _is_deeper(data: object, depth: int) -> bool:
+    """Say whether there are more than so many lists or dicts in another."""
+    level: list[Any] = [data]
+    for _ in range(depth):
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _refuse(text: str) -> object:

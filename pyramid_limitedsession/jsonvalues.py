@@ -17,9 +17,9 @@ from .errors import SessionValueError, shown
 # Far deeper than any sane session, far from Python's recursion limit, at
 # which writing and reading would both fail.
 MAX_DEPTH = 100
-# Python refuses to read integers of more digits than this back from text
-# (sys.set_int_max_str_digits); 4300 digits are about 14,200 bits.
-_MAX_INT = 2**14_000 - 1
+# Python refuses to write and to read integers of more digits than this
+# (sys.set_int_max_str_digits).
+_MAX_INT = 10**4300 - 1
 # Of a path, so many parts are shown in an error.
 _PARTS_SHOWN = 8
 

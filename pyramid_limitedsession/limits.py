@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 Verdict = Literal["active", "idle", "absolute"]
 
@@ -63,6 +63,34 @@ class TimeLeft(NamedTuple):
         )
 
 
+class Row(Protocol):
+    """What cleaning has to know of a row, see `store.Record`."""
+
+    @property
+    def created(self) -> int | None:
+        """When the session began."""
+
+    @property
+    def seen(self) -> int | None:
+        """Its last activity."""
+
+    @property
+    def expires(self) -> int | None:
+        """When it may be looked at; of a tombstone, when it may go."""
+
+    @property
+    def user(self) -> str | None:
+        """Whose it is."""
+
+    @property
+    def profile(self) -> str | None:
+        """The name of its limits."""
+
+    @property
+    def ended(self) -> str | None:
+        """Why it is a tombstone."""
+
+
 @dataclass(frozen=True)
 class Cutoffs:
     """The times at ``now`` that are too old, for trimming.
@@ -82,6 +110,20 @@ class Cutoffs:
     unknown: tuple[int, int] = (LONG_AGO, LONG_AGO)
     unused: int = LONG_AGO
     anonymous: int = LONG_AGO
+
+    def is_dead(self, row: Row) -> bool:
+        """Say whether cleaning may take a row, when it may look at it."""
+        if row.created is None or row.seen is None:
+            return True
+        if row.ended and row.expires is not None and row.expires <= self.now:
+            return True
+        pair = self.profiles.get(row.profile or "", self.unknown)
+        idle, absolute = self.default if row.profile is None else pair
+        return (
+            row.created <= absolute
+            or row.seen <= max(idle, self.unused)
+            or (row.user is None and row.seen <= self.anonymous)
+        )
 
 
 @dataclass(frozen=True)

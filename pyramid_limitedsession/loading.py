@@ -36,6 +36,7 @@ class Found:
     """The session of a token; empty and new unless it has a record.
 
     :ivar record: the row of an active session.
+    :ivar text: its data, decrypted.
     :ivar content: what is in it.
     :ivar row: the row's id, also of a session that was not accepted.
     :ivar ended: why it was not accepted.
@@ -45,6 +46,7 @@ class Found:
     """
 
     record: Record | None = None
+    text: str | None = field(default=None, repr=False)
     content: dict[str, Any] = field(default_factory=dict, repr=False)
     row: RowId | None = None
     ended: Ended | None = None
@@ -93,7 +95,9 @@ def find(
             return Found(row=row, ended=verdict, may_return=is_ahead)
         if record.data is None:
             raise UnreadableDataError("it is larger than max_data_size")
-        return Found(record, policy.serializer.loads(record.data), row)
+        text = policy.sealer.open(record.data, token)
+        content = policy.serializer.loads(text)
+        return Found(record, text, content, row)
     except UnreadableDataError as error:
         # Left in place: a newer release may be able to read it.
         log.warning("session %s is unreadable: %s", fingerprint(key), error)

@@ -235,19 +235,21 @@ OPTIONS = (
     ),
     Option(
         "encrypt",
-        read_bool,
+        or_word("only", read_bool, "only"),
         "false",
         "true",
         "Encrypts the content with a key that only the browser has (extra "
-        "``crypto``).",
+        "``crypto``); rows that are not encrypted are still read; ``only`` = "
+        "they are not.",
     ),
     Option(
         "encryption_keys",
         or_word("none", read_keys, ()),
         "none",
         "ThirtyTwoCharactersOrMoreOfRandomness",
-        "Further keys for that, of the application: the first one is used, "
-        "the others are read.",
+        "Keys of the application, of at least 32 characters each, separated "
+        "by blanks or lines, of which one is needed too: the newest first; "
+        "the others only read.",
     ),
     Option(
         "max_data_size",

@@ -1,25 +1,18 @@
-"""Sessions as pickles: the widest range of values, and its price."""
+"""Sessions as pickles: any value, and whoever writes one runs code."""
 
 from __future__ import annotations
 
 import pickle
 from typing import Any
 
-from .foreign import ForeignSerializer
+from .foreign import PICKLE_WARNING, ForeignSerializer
 from .sameness import PROTOCOL, pickled_same
-
-WARNING = (
-    "limitedsession.serializer = pickle: whoever can write the table of the "
-    "sessions, or restore it from a backup, can run any code in this "
-    "application; where JSON's types are enough, take json (hybrid reads "
-    "the pickles that are there, and runs nothing)"
-)
 
 
 class PickleSerializer(ForeignSerializer):
     """Python's pickles, in base64."""
 
-    warning = WARNING
+    warning: str | None = PICKLE_WARNING
 
     def __init__(self) -> None:
         super().__init__(_pickled, pickle.loads, is_binary=True)

@@ -25,6 +25,7 @@ class Result:
     """What a plan has written; it counts once its transaction commits.
 
     :ivar record: the row as it is now, None if none was written.
+    :ivar text: its data, before it was encrypted.
     :ivar token: the token the browser needs for it, None if it has it.
     :ivar merged: the content, if it is not what the plan had.
     :ivar lost: the row was gone; nothing may bring the session back.
@@ -34,6 +35,21 @@ class Result:
     token: Secret | None = None
     merged: dict[str, Any] | None = field(default=None, repr=False)
     lost: bool = False
+    text: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The row that a change starts from.
+
+    :ivar record: as it was loaded, or written before in this request.
+    :ivar text: its data, decrypted.
+    :ivar token: its token.
+    """
+
+    record: Record
+    text: str = field(repr=False)
+    token: Secret = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class Plan:
 
     policy: Policy
     now: int
-    base: Record | None
+    base: Base | None
     text: str | None = field(repr=False)
     user: Secret | None
     ends: tuple[RowId, ...]
@@ -82,7 +98,7 @@ class Plan:
             work.delete(self.ends)
         if not self.revocations:
             return self._write(work)
-        own = self.base.id if self.base is not None else None
+        own = self.base.record.id if self.base is not None else None
         found = to_revoke(work, self.revocations, own)
         # In the order of the ids, with our own row: see `revoke`.
         first = [each for each in found if own is None or each.id <= own]
@@ -104,8 +120,9 @@ class Plan:
             return
         if self.base is None or self.text is None:
             return
-        newest = store.load(self.base.key)
-        if newest is not None and is_changed(newest, self.base):
+        record = self.base.record
+        newest = store.load(record.key)
+        if newest is not None and is_changed(newest, record):
             self._merged(self.base, newest, self.text)
 
     def _insert(self, work: Work, text: str) -> Result:
@@ -114,7 +131,7 @@ class Plan:
         record = Record(
             id=0,
             key=key_of(token),
-            data=Secret(text),
+            data=self._sealed(text, token),
             version=1,
             created=self.created,
             seen=self.now,
@@ -123,31 +140,35 @@ class Plan:
             profile=profile,
             others=self.others,
         )
-        return Result(replace(record, id=work.insert(record)), token)
+        record = replace(record, id=work.insert(record))
+        return Result(record, token, text=text)
 
-    def _update(self, work: Work, text: str, base: Record) -> Result:
+    def _update(self, work: Work, text: str, base: Base) -> Result:
         token = make_token() if self.rotating else None
-        key = key_of(token) if token else base.key
-        seen = self._seen(base, base)
-        record = self._next(base, seen, key, text, self.user)
-        if work.update(record, old=base):
-            return Result(record, token)
-        newest = work.lock(base)
+        old = base.record
+        key = key_of(token) if token else old.key
+        seen = self._seen(old, old)
+        data = self._sealed(text, token or base.token)
+        record = self._next(old, seen, key, data, self.user)
+        if work.update(record, old=old):
+            return Result(record, token, text=text)
+        newest = work.lock(old)
         if newest is None:
             log.info(
                 "session %s was ended meanwhile; a change is dropped",
-                fingerprint(base.key),
+                fingerprint(old.key),
             )
             return Result(lost=True)
         merged = self._merged(base, newest, text)
         user = self.user
         if merged is not None:
             text = self._checked(merged)
+            data = self._sealed(text, token or base.token)
             user = user_of(self.policy.user_key, merged)
-        seen = self._seen(base, newest)
-        record = self._next(newest, seen, key, text, user)
+        seen = self._seen(old, newest)
+        record = self._next(newest, seen, key, data, user)
         work.replace(record, old=newest)
-        return Result(record, token, merged)
+        return Result(record, token, merged, text=text)
 
     def _seen(self, base: Record, newest: Record) -> int:
         """Return the last activity that is stored with the change."""
@@ -163,7 +184,7 @@ class Plan:
         record: Record,
         seen: int,
         key: Secret,
-        text: str,
+        data: Secret,
         user: Secret | None,
     ) -> Record:
         created = record.created or self.now
@@ -175,13 +196,16 @@ class Plan:
             id=record.id if record.id != record.key else hashed(key),
             others=self.others,
             key=key,
-            data=Secret(text),
+            data=data,
             version=(record.version or 0) % MAX_VERSION + 1,
             seen=seen,
             expires=self._expires(profile, created, seen),
             user=user,
             profile=profile,
         )
+
+    def _sealed(self, text: str, token: Secret) -> Secret:
+        return Secret(self.policy.sealer.seal(text, token))
 
     def _expires(
         self, profile: str | None, created: int, seen: int
@@ -190,18 +214,19 @@ class Plan:
         return limits.coarse_expiry(created, seen)
 
     def _merged(
-        self, base: Record, newest: Record, text: str
+        self, base: Base, newest: Record, text: str
     ) -> dict[str, Any] | None:
         """Return the merged content, None if ours stands as it is."""
         serializer = self.policy.serializer
         if self.policy.on_conflict == "overwrite" or newest.data is None:
             return None
         try:
-            theirs = serializer.loads(newest.data)
+            stored = self.policy.sealer.open(newest.data, base.token)
+            theirs = serializer.loads(stored)
         except UnreadableDataError:
             return None
         merged, both = merge(
-            serializer.loads(base.data),
+            serializer.loads(base.text),
             serializer.loads(text),
             theirs,
             cleared=self.cleared,
@@ -215,5 +240,11 @@ class Plan:
     def _checked(self, merged: dict[str, Any]) -> str:
         policy = self.policy
         text = policy.serializer.dumps(merged)
-        check_size(text, merged, policy.serializer, policy.max_data_size)
+        check_size(
+            text,
+            merged,
+            policy.serializer,
+            policy.max_data_size,
+            stored_size=policy.sealer.size,
+        )
         return text

@@ -67,13 +67,15 @@ def as_serializer(given: Any) -> Serializer:
     if isinstance(given, str) and given.lower() in _BY_NAME:
         return _BY_NAME[given.lower()]()
     found = _named(given) if isinstance(given, str) else given
+    if isinstance(found, type):
+        found = found()
     if isinstance(found, (JSONSerializer, ForeignSerializer)):
         return found
     if found is pickle:
         return PickleSerializer()
     if found is marshal:
-        # What Rails calls so is the counterpart of something else.
-        raise ValueError("Python's marshal is for code; take pickle")
+        # It may crash on damaged data.
+        raise ValueError("what Rails calls so is pickle in Python")
     return foreign_serializer(found)
 
 

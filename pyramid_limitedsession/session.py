@@ -23,9 +23,10 @@ class LimitedSession(MutableMapping[str, Any]):
     """A server-side session: a dict whose changes are part of the request.
 
     Nothing is loaded before the first look inside. Keys are strings, values
-    are JSON's own types (with another serializer, what that one keeps);
-    anything else raises `SessionValueError` when the request is saved. Changes inside nested values are noticed by comparing:
-    ``changed()`` is never needed.
+    are JSON's own types (with another serializer: what that one keeps);
+    anything else raises `SessionValueError` when the request is saved.
+    Changes inside nested values are noticed by comparing: ``changed()`` is
+    never needed.
 
     What is not overridden here comes from ``MutableMapping``: ``get``,
     ``keys``, ``values``, ``items``, ``update``, ``pop``, ``setdefault``,

@@ -30,10 +30,16 @@ from .reading import (
     settings_below,
     unknown,
 )
+from .sealing import HAS_CRYPTOGRAPHY, Plain, Sealer, as_sealer
 from .serializers import Serializer
 
 _FIRST = PROFILE_OPTIONS[0].name
 ENGINE_PREFIX = "sqlalchemy."
+# What says where and how a table of ours is used.
+_OF_TABLE = (
+    *("dbsession", "create_table", "lock_timeout", "table_name", "schema"),
+    *("columns", "model", "column_values"),
+)
 # A request and its session's content; values of columns.
 ColumnValues = Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
 
@@ -44,6 +50,8 @@ class Policy:
 
     :ivar legacy_ids: rows with plain ids are accepted.
     :ivar accepts_any_token: tokens that somebody else has made, too.
+    :ivar sealer: encrypts what is stored, if that is wanted.
+    :ivar keeps_users: it is stored, beside the content, whose session it is.
     """
 
     profiles: Profiles
@@ -54,6 +62,9 @@ class Policy:
     max_sessions_per_user: int | None
     legacy_ids: bool = False
     accepts_any_token: bool = False
+    # It may hold the application's keys.
+    sealer: Sealer = field(default_factory=Plain, repr=False)
+    keeps_users: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,8 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     }
     problems += _contradictions(values, engine, named)
     problems += _contradictions_of_table(ours, values, names, named)
+    problems += _contradictions_of_encryption(ours, values)
+    problems += _contradictions_of_store(ours, values)
     refuse_if(problems)
     return _make(values, engine, named, _layout(values, names))
 
@@ -254,6 +267,19 @@ def _contradictions_of_table(
     return problems
 
 
+def _contradictions_of_store(
+    ours: Mapping[str, Any], values: dict[str, Any]
+) -> list[str]:
+    if values["store"] is None:
+        return []
+    return [
+        f"{PREFIX}{key} cannot be set beside {PREFIX}store, which keeps "
+        "sessions in its own way; take it out"
+        for key in ours
+        if key in _OF_TABLE or key.startswith((ENGINE_PREFIX, COLUMN))
+    ]
+
+
 def _contradictions_of_cookie(values: dict[str, Any]) -> list[str]:
     problems = []
     name, secure = values["cookie_name"], values["cookie_secure"]
@@ -279,6 +305,32 @@ def _contradictions_of_cookie(values: dict[str, Any]) -> list[str]:
     return problems
 
 
+def _contradictions_of_encryption(
+    ours: Mapping[str, Any], values: dict[str, Any]
+) -> list[str]:
+    if not values["encrypt"]:
+        # To think that it is on is worse than to say that it is off.
+        if values["encryption_keys"] and "encrypt" not in ours:
+            return [
+                f"{PREFIX}encryption_keys encrypts nothing unless "
+                f"{PREFIX}encrypt is on; say it like 'true', or 'false' if "
+                "it was on before, and rows are still to be read"
+            ]
+        return []
+    problems = []
+    if not HAS_CRYPTOGRAPHY:
+        problems.append(
+            f"{PREFIX}encrypt needs the package cryptography; install it "
+            "with 'pip install \"pyramid_limitedsession[crypto]\"'"
+        )
+    if values["serializer"].is_native:
+        problems.append(
+            f"{PREFIX}encrypt cannot be on with {PREFIX}serializer = null: "
+            "what is encrypted is no JSON; say it like 'json'"
+        )
+    return problems
+
+
 def _profile(values: dict[str, Any]) -> Profile:
     idle, touch = values["idle_timeout"], values["touch_interval"]
     if touch == "auto":
@@ -288,7 +340,7 @@ def _profile(values: dict[str, Any]) -> Profile:
 
 
 def _policy(
-    values: dict[str, Any], named: dict[str, dict[str, Any]]
+    values: dict[str, Any], named: dict[str, dict[str, Any]], layout: Layout
 ) -> Policy:
     profiles = {
         name: _profile(values | profile) for name, profile in named.items()
@@ -302,6 +354,8 @@ def _policy(
         max_sessions_per_user=values["max_sessions_per_user"],
         legacy_ids=values["legacy_ids"] is True,
         accepts_any_token=bool(values["legacy_ids"]),
+        sealer=as_sealer(values["encrypt"], values["encryption_keys"]),
+        keeps_users=layout.has("user_id"),
     )
 
 
@@ -319,7 +373,7 @@ def _make(
     create = values["create_table"]
     samesite = values["cookie_samesite"]
     return Settings(
-        policy=_policy(values, named),
+        policy=_policy(values, named, layout),
         self_clean=values["self_clean"],
         self_clean_batch=batch,
         url=url,

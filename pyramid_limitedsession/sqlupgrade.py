@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from .columntypes import text_of
 from .dberrors import translated
 from .errors import UnreadableDataError
+from .sealing import MARK
 from .serializers import Serializer
 from .sqlstore import SqlStore
 from .store import RowId
@@ -32,7 +33,8 @@ class Batch:
     :ivar last: the id to go on behind, None at the end.
     :ivar counts: rows, by what was done: "hashed", "rewritten"; or why they
         were left alone: "odd" (no cookie can have such an id), "taken" (the
-        hash of the id is another row's), "unreadable", "too_large".
+        hash of the id is another row's), "sealed" (encrypted: only the
+        browser has the key), "unreadable", "too_large".
     """
 
     last: RowId | None
@@ -77,6 +79,7 @@ class Upgrade:
             due = sa.or_(due, pickled)
         self._c = c
         self._due = due
+        self._is_sealed = data.startswith(MARK).label("is_sealed")
         self._keys = sa.select(c.session_id).where(
             c.session_id.in_(bindparam("keys", expanding=True))
         )
@@ -92,7 +95,10 @@ class Upgrade:
     def _page(self, after: RowId | None, most: int) -> Any:
         c = self._c
         query = sa.select(
-            c.id.label("id"), c.session_id, c.ended.label("ended")
+            c.id.label("id"),
+            c.session_id,
+            c.ended.label("ended"),
+            self._is_sealed,
         )
         query = query.where(self._due).order_by(c.id).limit(most)
         return query if after is None else query.where(c.id > after)
@@ -140,11 +146,16 @@ class Upgrade:
     def _to_rewrite(
         self, connection: Connection, rows: Iterable[Any], counts: Counter[str]
     ) -> list[_Rewriting]:
-        rewritings = []
+        rewritings: list[_Rewriting] = []
+        if self._serializer is None:
+            return rewritings
         # A tombstone has no data.
         for row in (row for row in rows if row.ended is None):
+            if row.is_sealed:
+                counts["sealed"] += 1
+                continue
             try:
-                found = self._rewriting(connection, row.id)
+                found = self._rewriting(connection, row.id, self._serializer)
             except UnreadableDataError:
                 counts["unreadable"] += 1
                 continue
@@ -158,17 +169,15 @@ class Upgrade:
         return rewritings
 
     def _rewriting(
-        self, connection: Connection, row: RowId
+        self, connection: Connection, row: RowId, serializer: Serializer
     ) -> _Rewriting | None:
         """Return what is to be written, None if it is written as it is."""
-        if self._serializer is None:
-            return None
         # One row at a time: data may be large, and one may not be text.
         with translated(self._store.table.fullname):
             found = connection.execute(self._content, {"row": row}).first()
         if found is None:
             return None
-        text = self._serializer.as_written(found.data)
+        text = serializer.as_written(found.data)
         if text == found.data:
             return None
         return _Rewriting(row, found.version, found.data, Secret(text))

@@ -57,14 +57,28 @@ class Record:
 
 
 class Work(Protocol):
-    """Statements inside one open database transaction.
+    """Statements inside one open database transaction; one thread's.
 
-    Any method raises `SessionBusyError` when the database asks to try
-    again, and the driver's error, without values, when it is broken.
+    What was done is seen in it at once, by others once `commit` has
+    returned, and by nobody after `rollback`. Behind either it is not used.
+
+    Nothing here is an upsert: what is gone stays gone. A row is still *the
+    record's* while it has its id and its key and is no tombstone (``ended``
+    is None); of a record with a plain key, see `hash_id`, also while it has
+    the hash of that.
+
+    Any method may raise `SessionBusyError` (a lock, a deadlock: try again)
+    and `SessionConnectionError`, with which requests are replayed; whatever
+    else it raises means that the database is broken. No text of an error
+    holds a key or data. Only `rollback` is called after one. An absent row
+    is never an error.
     """
 
     def load(self, key: str) -> Record | None:
-        """Return the row of this key, or None if there is none."""
+        """Return the row of exactly this key, or None if there is none.
+
+        A tombstone, too. Of blanks and capital letters each counts.
+        """
 
     def hash_id(self, record: Record) -> Record | None:
         """Hash the id of a row that has a plain one, by compare-and-swap.
@@ -72,60 +86,78 @@ class Work(Protocol):
         Version and times stay. Return the record, which keeps its plain
         key, because this transaction may abort: whatever is done with a
         record that has a plain key finds the row under either, and what is
-        written is hashed. None if the row is gone or has another key.
+        written is hashed. None if the row is gone or has another key, also
+        its hash: somebody else was first. See `tokens.hashed`.
         """
 
     def lock(self, record: Record) -> Record | None:
         """Return the newest committed state of a row, locked until the end.
 
-        None if it is gone, revoked, or has another key: the session was
-        ended or rotated meanwhile.
+        Newer than what this transaction has read: with a snapshot, this is
+        no plain read. Whoever writes the row meanwhile waits, or is busy.
+        None if it is not the record's any more: the session was ended or
+        rotated meanwhile.
         """
 
     def insert(self, record: Record) -> RowId:
-        """Insert a new row and return its id."""
+        """Insert a new row and return its id.
+
+        A row that has the key already stays as it is: that is an error.
+        """
 
     def update(self, record: Record, *, old: Record) -> bool:
         """Write the record over the row, if that is as the old one was.
 
-        Compare-and-swap: return False, and change nothing, when no row has
-        the old one's id, key and version, or it is revoked. ``record.key``
-        becomes the row's key. The last activity moves back only from what
-        it was in the old one, if that is further ahead of the record's than
-        the clocks of two hosts differ.
+        Compare-and-swap: return False, and change nothing, when no row is
+        the old record's and has its version. Of two that come at the same
+        time one waits, then returns False. ``record.key`` becomes the row's
+        key; its id, start and ``ended`` stay. The last activity moves back
+        only from what it was in the old one, if that is further ahead of
+        the record's than the clocks of two hosts differ (`CLOCK_SKEW`).
         """
 
     def replace(self, record: Record, *, old: Record) -> None:
-        """Write the record over the old one, whose row is locked."""
+        """Write the record over the old one, whose row is locked.
+
+        As `update` does, without its conditions.
+        """
 
     def delete(self, ids: Iterable[RowId]) -> None:
-        """Delete these rows, under whatever key; absent ones are ignored."""
+        """Delete these rows, under whatever key; absent ones are ignored.
+
+        Who updates or locks one at the same time gets False, or None.
+        """
 
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """Move the last activity forward, never back; the version stays.
 
-        Return False if the row is gone or revoked, or has another key.
-        Back it moves only from what it is in the record, if that is further
-        ahead than the clocks of two hosts differ.
+        Return False if no row is the record's any more; True also if
+        nothing moved. Back it moves only from what it is in the record, if
+        that is further ahead than the clocks of two hosts differ.
+        ``expires`` is written with it, unless the row has another profile
+        by now than the record: it is by that one's limits.
         """
 
     def of_user(self, user: str) -> list[Record]:
-        """Return the rows of a user that are not revoked, by their ids.
+        """Return the rows of exactly this user that are not revoked.
 
-        Without their data.
+        By their ids, which can be sorted; without their data.
         """
 
     def lock_all(self, ids: Iterable[RowId]) -> list[Record]:
         """Return those of these rows that are not revoked, all locked.
 
-        Without their data; locked in the order of their ids.
+        Newest state, as `lock`; without their data; locked in the order of
+        their ids, so that two who do that do not wait for each other.
         """
 
     def revoke(self, ids: Iterable[RowId], *, reason: str, until: int) -> None:
         """Make tombstones of these rows: no data, and why they are over.
 
+        The version changes: no update of who has loaded it before succeeds.
         Trimming may take them from ``until`` on, or earlier if the session
-        would have expired earlier. Absent and revoked ones are ignored.
+        would have expired earlier (``expires``). Absent and revoked ones
+        are ignored: the first reason stays.
         """
 
     def commit(self) -> None:
@@ -134,21 +166,29 @@ class Work(Protocol):
     def rollback(self) -> None:
         """Undo it, unless the transaction is somebody else's.
 
-        Never raises: it is called while another error is on its way.
+        Never raises: it is called while another error is on its way. After
+        a `commit` that has failed it is called, too.
         """
 
 
 class Store(Protocol):
-    """Where sessions are kept. Each call runs outside the app's transaction.
+    """Where sessions are kept; called by many threads at once.
+
+    Each call is a transaction of its own, outside the application's, and
+    leaves none open. It raises what those of `Work` raise.
 
     :ivar commits_last: True if `begin` must wait until the application's
-        own resources have committed (SQLite: one writer at a time).
+        own resources have committed (SQLite: one writer at a time). Then
+        the session is written behind them; otherwise before they vote.
     """
 
     commits_last: bool
 
     def load(self, key: str) -> Record | None:
-        """Return the committed row of this key, or None; one statement."""
+        """Return the committed row of this key, or None; one statement.
+
+        It waits for nobody who writes; see `Work.load`.
+        """
 
     def hash_id(self, record: Record) -> Record | None:
         """Do as `Work.hash_id` does, durably; return it with its new key.
@@ -158,20 +198,25 @@ class Store(Protocol):
         """
 
     def begin(self) -> Work:
-        """Open a transaction of its own."""
+        """Open a transaction of its own.
+
+        It waits at most a given time for others, and is busy then.
+        """
 
     def touch(self, record: Record, *, seen: int, expires: int | None) -> bool:
         """Do as `Work.touch` does, durably."""
 
     def of_user(self, user: str) -> list[Record]:
-        """Return the committed rows of a user that are not revoked."""
+        """Return the committed rows of a user, see `Work.of_user`."""
 
     def clean(self, *, cutoffs: Cutoffs, most: int) -> int | None:
         """Delete at most so many expired rows; return how many.
 
-        The rows that may be looked at for the longest time go first. Rows
-        that were touched meanwhile survive. None: nothing was done, without
-        waiting, because somebody else cleans, or has locked what would go.
+        Those whose ``expires`` is over and that `Cutoffs.is_dead` says are
+        dead; the rows that may be looked at for the longest time go first.
+        Rows that were touched meanwhile survive. None: nothing was done,
+        without waiting, because somebody else cleans, or has locked what
+        would go.
         """
 
 
@@ -211,8 +256,7 @@ def merge(
 
     Args:
         base: what both started from.
-        mine: my content now.
-        theirs: what is stored now.
+        mine, theirs: my content now; what is stored now.
         cleared: I called ``clear()``; what others added goes too.
         popped: flash queues that I emptied before I pushed what is there.
         is_same: tells whether a value was changed.
@@ -225,8 +269,7 @@ def merge(
         gone = changed_keys(base, theirs, is_same)
         return mine, sorted(gone - _merged_by_kind(gone))
     i_changed = changed_keys(base, mine, is_same) | popped
-    they_changed = changed_keys(base, theirs, is_same)
-    both = i_changed & they_changed
+    both = i_changed & changed_keys(base, theirs, is_same)
     merged = dict(theirs)
     for key in [key for key in mine | base if key in i_changed]:
         if key == CSRF_KEY and key in both and key in theirs:
@@ -235,8 +278,7 @@ def merge(
             merged[key] = max(mine[key], theirs[key])
         elif key.startswith(FLASH_PREFIX):
             queues = [c.get(key, []) for c in (base, mine, theirs)]
-            queue = _merge_queue(*queues, key in popped, is_same)
-            _put(merged, key, queue)
+            _put(merged, key, _merge_queue(queues, key in popped, is_same))
         elif key in mine:
             merged[key] = mine[key]
         else:
@@ -271,9 +313,8 @@ def _is_time(key: str, *contents: dict[str, Any]) -> bool:
     )
 
 
-def _merge_queue(
-    base: object, mine: object, theirs: object, popped: bool, is_same: Same
-) -> object:
+def _merge_queue(queues: list[object], popped: bool, is_same: Same) -> object:
+    base, mine, theirs = queues
     # An application may have put something else under a queue's name.
     if not (
         isinstance(base, list)

@@ -9,7 +9,7 @@ from .events import Ended
 from .limits import TimeLeft
 from .loading import Adopted, Found
 from .profiles import Profile
-from .saving import Result
+from .saving import Base, Result
 from .settings import Policy
 from .store import Record, RowId
 from .tokens import Secret
@@ -19,6 +19,7 @@ class Stored:
     """The row of a session as one request knows it.
 
     :ivar record: the row, None if the session has none.
+    :ivar text: its data, decrypted: that costs time.
     :ivar row: its id, also if the session is unreadable or over.
     :ivar ended: why the presented session was refused, or None.
     :ivar is_lost: the row went while we had it: nothing of this request may
@@ -37,6 +38,7 @@ class Stored:
         self.now = now
         self.token = token
         self.record: Record | None = None
+        self.text: str | None = None
         self.row: RowId | None = None
         self.ended: Ended | None = None
         self.is_lost = False
@@ -50,7 +52,7 @@ class Stored:
     def take_found(self, found: Found, *, was_found: bool) -> None:
         """Take what was loaded; an earlier attempt may have found it too."""
         self.ended, self.row = found.ended, found.row
-        self.record = found.record
+        self.record, self.text = found.record, found.text
         self.is_lost = was_found and found.is_gone
         self._may_return = found.may_return
         self.adopted = found.adopted
@@ -61,7 +63,7 @@ class Stored:
         if before is None or before.user != record.user:
             self.has_signed_in = record.user is not None
         self.take_moved(record)
-        self.row = record.id
+        self.row, self.text = record.id, result.text
         self.token = result.token or self.token
         self.new_token = result.token or self.new_token
 
@@ -91,7 +93,8 @@ class Stored:
             self.adopted = None
         self.is_lost = False
         self.ends_token |= self.token is not None
-        self.row = self.record = self.token = self.new_token = None
+        self.row = self.record = self.text = None
+        self.token = self.new_token = None
 
     # -- what its browser needs ----------------------------------------
 
@@ -129,9 +132,20 @@ class Stored:
 
     def content(self) -> dict[str, Any]:
         """Return the content as it is stored."""
-        if self.record is None:
+        if self.text is None:
             return self.adopted.content() if self.adopted else {}
-        return self._policy.serializer.loads(self.record.data)
+        return self._policy.serializer.loads(self.text)
+
+    def to_write(self, draft: Draft) -> str | None:
+        """Return the text to be stored, see `Draft.text`."""
+        return draft.text(self._policy, self.record, self.text)
+
+    def base(self) -> Base | None:
+        """Return what a change starts from, None if there is no row."""
+        record, text, token = self.record, self.text, self.token
+        if record is None or text is None or token is None:
+            return None
+        return Base(record, text, token)
 
     @property
     def is_new(self) -> bool:

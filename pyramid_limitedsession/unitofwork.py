@@ -214,8 +214,7 @@ class Unit:
             SessionOverflowError: it is larger than max_data_size.
         """
         is_late = self.stored.is_lost or self._closed
-        record = self.stored.record
-        text = None if is_late else self._draft.text(self.policy, record)
+        text = None if is_late else self.stored.to_write(self._draft)
         if text is None and not self._ends:
             return None
         draft, policy = self._draft, self.policy
@@ -228,7 +227,7 @@ class Unit:
             ended=self._ended,
             policy=policy,
             now=self.stored.now,
-            base=record,
+            base=self.stored.base(),
             text=text,
             user=user,
             ends=self._ends.rows,

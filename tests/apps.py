@@ -134,7 +134,8 @@ class World:
         else:
             layout = layout or Layout(table)
             plain_table(layout, base.metadata, is_native=is_native)
-            settings = {**settings_of(layout), **(settings or {})}
+            if "limitedsession.store" not in (settings or {}):
+                settings = {**settings_of(layout), **(settings or {})}
         self.layout = layout
         self.table = typed_table(layout, is_native=is_native)
         self.columns = columns_of(self.table)
@@ -159,8 +160,8 @@ class World:
             configure,
         )
         self.factory = self.app.registry["pyramid_limitedsession"]
-        if self.store.engine is not self.engine:
-            self._listen(self.store.engine)
+        if self._own_engine is not self.engine:
+            self._listen(self._own_engine)
 
     def _make_app(
         self,
@@ -216,6 +217,12 @@ class World:
         with prepare(registry=self.app.registry) as env:
             return self.factory.store_for(env["request"])
 
+    @property
+    def _own_engine(self) -> sa.Engine:
+        # A store of another kind has none.
+        engine: sa.Engine = getattr(self.store, "engine", self.engine)
+        return engine
+
     def rows(self) -> list[Any]:
         """Return the committed rows of the sessions table."""
         with self.engine.connect() as connection:
@@ -235,7 +242,7 @@ class World:
 
     def checked_out(self) -> int:
         """Return how many connections are not back in their pools."""
-        engines = {self.engine, self.store.engine}
+        engines = {self.engine, self._own_engine}
         return sum(
             getattr(engine.pool, "checkedout", lambda: 0)()
             for engine in engines
@@ -257,7 +264,7 @@ class World:
 
     def close(self) -> None:
         """Drop the tables and close every connection."""
-        self.store.engine.dispose()
+        self._own_engine.dispose()
         self.base.metadata.drop_all(self.engine)
         self.engine.dispose()
 

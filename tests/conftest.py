@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from tests.apps import MODES, START, Clock, World, settings_of
 from tests.commands import Ini
+from tests.matrix import MatrixWriter
 from tests.outcomes import (
     TABLES,
     as_result,
@@ -280,7 +281,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--write-outcomes",
         action="store_true",
-        help="write docs/outcomes.* from what the tests observe",
+        help="write docs/outcomes.* and docs/matrix.* from what the tests "
+        "observe",
     )
 
 
@@ -289,6 +291,7 @@ def pytest_configure(config):
     is_worker = hasattr(config, "workerinput")
     if config.getoption("--write-outcomes") and not is_worker:
         config.pluginmanager.register(OutcomesWriter())
+        config.pluginmanager.register(MatrixWriter())
 
 
 class OutcomesWriter:

@@ -25,7 +25,10 @@ from pyramid.interfaces import ISessionFactory
 from pyramid.request import Request
 from pyramid.security import remember
 from pyramid.session import SignedCookieSessionFactory
-from pyramid_beaker import BeakerSessionFactoryConfig
+from pyramid_beaker import (
+    BeakerSessionFactoryConfig,
+    session_factory_from_settings,
+)
 from pyramid_retry import RetryableException
 from webtest import TestApp
 
@@ -254,6 +257,47 @@ def test_on_each_database(old, make_new, database, mode):
     assert browser.get("/get").json == [{"a": "1"}, None]
     assert new.count() == ["INSERT"]
     assert browser.get("/get").json == [{"a": "1"}, None]
+
+
+@PICKLING
+@TOGETHER
+def test_pickled_and_encrypted(old, make_new):
+    """Where any value can be stored, any moves; encrypted like others."""
+    new = make_new(
+        settings={
+            "limitedsession.serializer": "pickle",
+            "limitedsession.encrypt": "true",
+        }
+    )
+
+    @old.on
+    def put(request):
+        request.session["born"] = datetime.date(1984, 5, 23)
+
+    @new.on("born")
+    def _(request):
+        return request.session["born"].year
+
+    browser = old.browser()
+    browser.get("/put")
+    browser = moved(new, browser)
+    assert browser.get("/born").json == 1984
+    assert browser.get("/born").json == 1984
+    assert len(new.rows()) == 1
+
+
+def test_factory_from_an_ini_file(make_world):
+    """What pyramid_beaker makes of the settings may be the setting."""
+    settings = {"session.type": "memory", "session.secret": "s" * 64}
+    factory = session_factory_from_settings(settings)
+    request = Request.blank("/")
+    factory(request)["a"] = "1"
+    answer = request.ResponseClass()
+    request._process_response_callbacks(answer)
+    cookie = {"Cookie": cookie_of(answer)[0].split(";")[0]}
+    settings["limitedsession.adopt"] = factory
+    new = views(make_world(settings=settings))
+    assert new.browser().get("/get", headers=cookie).json[0] == {"a": "1"}
 
 
 def test_the_old_one_is_gone(old, new, kind):

@@ -33,9 +33,23 @@ DOCTOR = (
     "doctor.facts",
     "doctor.__init__",
 )
+# For tests of applications and of stores: nobody imports it.
+TESTING = (
+    "testing.__init__",
+    "testing.sessioncontract",
+    "testing.site",
+    "testing.storecontract",
+    "testing.racecontract",
+    "testing.usercontract",
+    "testing.workcontract",
+    "testing.storekit",
+    "testing.visitor",
+)
+FOLDERS = ("scripts", "doctor", "testing")
 # From the roof to the ground: a module may import from modules below it.
 STOREYS = (
     "demo",
+    *TESTING,
     *COMMANDS,
     "scripts.times",
     "scripts.looking",
@@ -45,6 +59,8 @@ STOREYS = (
     "tweens",
     "cleaning",
     "factory",
+    "caching",
+    "ownstore",
     "adopting",
     "expiry",
     "views",
@@ -76,9 +92,11 @@ STOREYS = (
     "waits",
     "schema",
     "columntypes",
+    "memory",
     "store",
     "expirysettings",
     "settings",
+    "sealing",
     "profiles",
     "reading",
     "options",
@@ -103,7 +121,7 @@ EFFECTS = {"time", "random", "pyramid"}
 UPPER = STOREYS[: STOREYS.index("session") + 1]
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    for folder in (PACKAGE, PACKAGE / "scripts", PACKAGE / "doctor")
+    for folder in (PACKAGE, *(PACKAGE / name for name in FOLDERS))
     for path in folder.glob("*.py")
 )
 

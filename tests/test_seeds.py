@@ -6,15 +6,18 @@ Each row has a test of its own, named after the option.
 from __future__ import annotations
 
 import base64
+import json
 import pickle
 import re
 from pathlib import Path
 
 import pytest
-from pyramid.exceptions import ConfigurationError
+from sqlalchemy.orm import declarative_base
 
 from pyramid_limitedsession.options import EXPIRY_OPTIONS, OPTIONS
+from pyramid_limitedsession.schema import SessionMixin, typed_table
 from pyramid_limitedsession.scripts import trim
+from pyramid_limitedsession.serializers import as_serializer
 from pyramid_limitedsession.settings import read_settings
 from tests.apps import START, cookie_of
 from tests.commands import main_of
@@ -192,7 +195,7 @@ def expire_after(make_rails):
 
 def table_name(make_rails):
     """The table is called so."""
-    assert read_settings({}).table_name == "sessions"
+    assert read_settings({}).layout.name == "sessions"
     world = make_rails()
     world.browser().get("/set?a=1")
     assert world.count() != []
@@ -336,12 +339,44 @@ def cookie_only(make_rails):
 
 
 def columns(make_rails):
-    """The columns that Rails has too are called as there."""
+    """The columns that Rails has too are called as there, or otherwise.
+
+    The key may be the primary key.
+    """
     row = stored(make_rails)
     names = {"id", "session_id", "data", "created_at", "updated_at"}
     assert names <= set(row._fields)
     assert re.fullmatch(r"2::[0-9a-f]{64}", row.session_id)
     assert START == row.created_at
+    for name in ("id", "session_id", "data"):
+        settings = read_settings({f"limitedsession.column.{name}": "x"})
+        assert typed_table(settings.layout).c[name].name == "x"
+    without = "session_id data created_at updated_at"
+    settings = read_settings({"limitedsession.columns": without})
+    (primary,) = typed_table(settings.layout).primary_key
+    assert "session_id" == primary.name
+
+
+def rails_json(make_rails):
+    """What Rails has written is read, and written in its form."""
+    world = make_rails(serializer="rails")
+    browser = world.browser()
+    browser.get("/set?a=1")
+    assert ['{"value":{"a":"1"}}'] == [row.data for row in world.rows()]
+    # With blanks, and not in ASCII.
+    world.execute(world.table.update().values(data='{"value": {"b": "é"}}'))
+    assert {"b": "é"} == browser.get("/get").json[0]
+
+
+def other_serializers(make_rails):
+    """Each kind has its counterpart, an object that two functions."""
+    found = {
+        name: as_serializer(name)
+        for name in ("pickle", "hybrid", "null", "rails")
+    }
+    assert found["null"].is_native
+    assert found["pickle"].warning
+    assert as_serializer(json).loads('{"a":1}') == {"a": 1}
 
 
 def connection(make_rails):
@@ -350,10 +385,20 @@ def connection(make_rails):
     assert (None, "dbsession") == (settings.url, settings.dbsession)
 
 
-def not_yet(make_rails):
-    """There is no such setting yet."""
-    with pytest.raises(ConfigurationError, match="is not a setting"):
-        read_settings({"limitedsession.store": "app.store"})
+def session_class(make_rails):
+    """A mapped class of the application's, or a store of its own."""
+
+    class Web(SessionMixin, declarative_base()):
+        __tablename__ = "web_sessions"
+
+    settings = read_settings({"limitedsession.model": Web})
+    assert "web_sessions" == settings.layout.name
+
+    def make_store(given):
+        return given
+
+    settings = read_settings({"limitedsession.store": make_store})
+    assert make_store is settings.store
 
 
 def trimming(make_rails):
@@ -378,7 +423,11 @@ TESTED = {
     "ARS ``data_column_name``": columns,
     "ARS ``session_id_column``": columns,
     "ARS ``connection``, ``connection_pool``": connection,
-    "ARS ``session_class``": not_yet,
+    "ARS ``serializer = :json``": rails_json,
+    "ARS ``serializer = :marshal``, ``:hybrid``, ``:null``, an object": (
+        other_serializers
+    ),
+    "ARS ``session_class``": session_class,
     "``SESSION_DAYS_TRIM_THRESHOLD``": trimming,
     "``rake db:sessions:trim``": commands,
     "``rake db:sessions:create``": commands,

@@ -23,14 +23,11 @@ from pyramid_limitedsession import (
     SessionValueError,
 )
 from pyramid_limitedsession.errors import UnreadableDataError
-from pyramid_limitedsession.serializers import (
-    MAX_DEPTH,
-    JSONSerializer,
-    check_size,
-)
+from pyramid_limitedsession.jsonvalues import MAX_DEPTH
+from pyramid_limitedsession.serializers import JSONSerializer, check_size
 
 SERIALIZER = JSONSerializer()
-BIGGEST = 2**14_000 - 1
+BIGGEST = 10**4300 - 1
 # Two halves of one character, side by side, are that character in JSON.
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 

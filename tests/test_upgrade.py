@@ -369,6 +369,7 @@ def test_as_json(small, make_ini):
         "odd": 1,
         "taken": 0,
         "unreadable": 1,
+        "sealed": 0,
         "too_large": 0,
         "dry_run": False,
     }

@@ -96,7 +96,8 @@ CHECKS = (
     Check(
         "updated_at",
         table.activity_has_no_index,
-        "No index contains ``updated_at``, which moves with each activity.",
+        "No index contains ``updated_at``, which moves with each activity, "
+        "unless there is no ``expires_at``.",
     ),
     Check(
         "collation",

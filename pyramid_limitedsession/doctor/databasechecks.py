@@ -263,12 +263,14 @@ def ids_are_hashed(facts: Facts) -> Iterator[Told]:
 
 def contents_are_read(facts: Facts) -> Iterator[Told]:
     """Find pickles that are not read, or are not there."""
-    foreign = known(facts.rows).foreign
+    rows = known(facts.rows)
+    foreign = rows.foreign
     serializer = facts.settings.policy.serializer
     if not isinstance(serializer, JSONSerializer):
         raise Elsewhere
     is_hybrid = isinstance(serializer, HybridSerializer)
-    if is_hybrid and not foreign:
+    # What is encrypted may be a pickle: only its browser can tell.
+    if is_hybrid and not foreign and not rows.sealed:
         yield (
             "hint",
             "limitedsession.serializer is hybrid, and all content is JSON",

@@ -134,6 +134,7 @@ class RowFacts:
     :ivar unseen: dead ones that cleaning does not look at for days.
     :ivar plain: those whose id is not hashed.
     :ivar foreign: those whose content is no JSON.
+    :ivar sealed: those whose content is encrypted.
     """
 
     total: int
@@ -142,6 +143,7 @@ class RowFacts:
     unseen: int = 0
     plain: int = 0
     foreign: int = 0
+    sealed: int = 0
 
 
 @dataclass(frozen=True)

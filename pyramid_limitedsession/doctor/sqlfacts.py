@@ -22,6 +22,7 @@ from ..deadrows import DeadRows
 from ..errors import SessionBusyError, SessionError
 from ..limits import Cutoffs
 from ..schema import columns_of
+from ..sealing import MARK
 from ..sqlstore import SqlStore
 from .facts import (
     DAY,
@@ -200,7 +201,11 @@ def look_at_rows(
         is_dead,
         sa.or_(c.expires_at.is_(None), c.expires_at > now + _LONGEST_DUE),
     )
-    is_foreign = sa.func.substr(text_of(c.data), 1, 1).not_in(["{", ""])
+    data = text_of(c.data)
+    is_sealed = data.startswith(MARK)
+    is_foreign = sa.and_(
+        sa.func.substr(data, 1, 1).not_in(["{", ""]), ~is_sealed
+    )
     query = sa.select(
         sa.func.count(),
         _count(is_dead),
@@ -208,6 +213,7 @@ def look_at_rows(
         _count(is_unseen),
         _count(c.session_id.not_like("2::%")),
         _count(is_foreign),
+        _count(is_sealed),
     ).select_from(table)
     with store.autocommit() as connection:
         total, dead, oldest, *others = connection.execute(query).one()

@@ -38,6 +38,7 @@ _LEFT = {
         "1 id is there hashed already",
         "{} ids are there hashed already",
     ),
+    "sealed": ("1 row is encrypted", "{} rows are encrypted"),
     "unreadable": ("1 row cannot be read", "{} rows cannot be read"),
     "too_large": (
         "1 row is larger than max_data_size as JSON",

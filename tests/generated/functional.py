@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from shop import models
 from shop.views.auth import login
 
+from pyramid_limitedsession.testing import Visitor
+
 
 def test_a_login_lasts(testapp, dbsession):
     """A user stays logged in over several requests, and is logged out."""
@@ -39,3 +41,16 @@ def test_nothing_was_committed(dbengine):
     with dbengine.connect() as connection:
         count = connection.execute(sa.text("SELECT count(*) FROM sessions"))
         assert 0 == count.scalar()
+
+
+def test_a_session_without_a_request(testapp, dbsession):
+    """A test signs a user in, and finds what a request has left."""
+    visitor = Visitor(testapp)
+    with visitor.session() as session:
+        session["user"] = "ann"
+        session.flash("hello")
+    assert ["ann", "hello"] == testapp.get("/who").json
+    testapp.post("/login", {"user": "bob"})
+    with visitor.session() as session:
+        assert ("bob", ["welcome"]) == (session["user"], session.pop_flash())
+    assert ["bob"] == testapp.get("/who").json
