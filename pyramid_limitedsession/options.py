@@ -250,6 +250,7 @@ OPTIONS = (
         "Keys of the application, of at least 32 characters each, separated "
         "by blanks or lines, of which one is needed too: the newest first; "
         "the others only read.",
+        is_object=True,
     ),
     Option(
         "max_data_size",

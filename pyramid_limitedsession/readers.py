@@ -234,9 +234,9 @@ def read_model(given: Any) -> Layout:
     return layout_of(read_object(given))
 
 
-def read_keys(text: str) -> tuple[str, ...]:
-    """Return secret keys, which blanks or lines separate."""
-    keys = tuple(text.split())
+def read_keys(given: Any) -> tuple[str, ...]:
+    """Return secret keys: a list of them, or a text with blanks between."""
+    keys = tuple(given.split() if isinstance(given, str) else given)
     if not keys or any(len(key) < _SHORTEST_KEY for key in keys):
         raise ValueError
     return keys

@@ -119,7 +119,7 @@ _SECRET = {
 
 def _wrong(prefix: str, option: Option, given: Any, error: Exception) -> str:
     shown = _SECRET.get(option.name, repr(plain(given)))
-    if option.is_object and str(error):
+    if option.is_object and option.name not in _SECRET and str(error):
         # What keeps it from being imported, for instance.
         shown += f" ({error})"
     text = f"{prefix}{option.name} cannot be {shown}; "

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 import transaction
 import zope.sqlalchemy
 from pyramid import testing
@@ -56,13 +57,29 @@ def add_views(world):
     return world
 
 
-@pytest.fixture(name="site", params=["joined", "separate", "memory"])
+PLACES = {
+    "joined": {"mode": "joined"},
+    "joined, with pyramid_tm's default manager": {
+        "mode": "joined",
+        "explicit": False,
+    },
+    "joined, on a database in memory": {
+        "database": "memory",
+        "mode": "joined",
+        "engine": {
+            "poolclass": sa.pool.StaticPool,
+            "connect_args": {"check_same_thread": False},
+        },
+    },
+    "separate": {"mode": "separate"},
+    "memory": {"mode": "joined", "settings": IN_MEMORY},
+}
+
+
+@pytest.fixture(name="site", params=PLACES)
 def _site(request, make_world):
     """An application in each mode, and with a store in memory."""
-    mode = request.param
-    if mode != "memory":
-        return add_views(make_world(mode=mode))
-    return add_views(make_world(mode="joined", settings=IN_MEMORY))
+    return add_views(make_world(**PLACES[request.param]))
 
 
 @pytest.fixture(name="visitor")
@@ -504,3 +521,17 @@ def test_what_the_documentation_shows(tmp_path):
     assert 0 == done.returncode, done.stdout + done.stderr
     expected = 1 + len(names_in(SessionContract)) + 5
     assert f"{expected} passed" in done.stdout
+
+
+def test_nothing_is_needed_to_import_it():
+    """A wheel in an environment without pytest and WebTest has it too."""
+    code = (
+        "import sys; sys.modules.update(pytest=None, webtest=None); "
+        "import pyramid_limitedsession.testing"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        check=True,
+        cwd=ROOT,
+        timeout=60,
+    )

@@ -6,12 +6,15 @@ that somebody writes may do.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from pyramid_limitedsession import SessionBusyError
 from pyramid_limitedsession.memory import MemoryStore, MemoryWork
-from pyramid_limitedsession.testing import StoreContract
+from pyramid_limitedsession.testing import SessionContract, StoreContract
+from pyramid_limitedsession.testing.storekit import again
 
 
 class Faulty(MemoryStore):
@@ -342,15 +345,97 @@ def run(fault, name):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(fault):
     """By the test that says the sentence."""
-    found = None
-    try:
+    with pytest.raises((AssertionError, KeyError, RuntimeError)):
         run(*FAULTS[fault])
-    except Exception as error:
-        found = error
-    assert found is not None
 
 
 def test_without_a_fault_nothing_is_found():
     """The same tests pass on the store that the faults are made of."""
     for _, name in FAULTS.values():
         run(MemoryWork, name)
+
+
+# -- through requests ---------------------------------------------------
+
+
+class EndsNothing(MemoryWork):
+    def delete(self, ids):
+        """Forget to."""
+
+    def revoke(self, ids, *, reason, until):
+        """Forget to."""
+
+
+class TouchesNothing(MemoryWork):
+    def touch(self, record, *, seen, expires):
+        return True
+
+
+class Rounded:
+    """A serializer that does not keep numbers as they are."""
+
+    def dumps(self, data):
+        """Return the data as text."""
+        return json.dumps(data)
+
+    def loads(self, text):
+        """Return the data, nearly."""
+        return json.loads(text, parse_float=lambda text: int(float(text)))
+
+
+SESSION_FAULTS = [
+    (UpdateForgetsTheVersion, "keys_of_parallel_requests_are_merged"),
+    (UpdateIsAnUpsert, "an_ended_session_does_not_come_back"),
+    (EndsNothing, "an_ended_session_is_gone"),
+    (EndsNothing, "a_revoked_session_says_so"),
+    (TouchesNothing, "activity_is_written_now_and_then"),
+    (Rounded, "values_come_back"),
+]
+
+
+@pytest.mark.parametrize(("fault", "name"), SESSION_FAULTS)
+def test_a_fault_is_found_by_requests(fault, name):
+    """By the test that says what an application may expect."""
+
+    class Contract(SessionContract):
+        def make_settings(self):
+            settings = {"limitedsession.store": lambda settings: Faulty(fault)}
+            if fault is Rounded:
+                settings["limitedsession.serializer"] = Rounded
+            return settings
+
+    with pytest.raises(AssertionError):
+        getattr(Contract(), f"test_{name}")()
+
+
+# -- the tools ----------------------------------------------------------
+
+
+def test_what_has_to_be_overridden_is_told():
+    """A contract without a store, or without settings, says what to do."""
+    with pytest.raises(NotImplementedError, match="override make_store"):
+        StoreContract().test_nobody_has_no_sessions()
+    with pytest.raises(NotImplementedError, match="override make_settings"):
+        SessionContract().test_values_come_back()
+
+
+def test_an_error_in_a_thread_is_raised():
+    """No test passes because its threads have died."""
+
+    class Failed(Exception):
+        """A thread."""
+
+    def fail():
+        raise Failed
+
+    with pytest.raises(Failed):
+        StoreContract().in_threads(fail, lambda: None)
+
+
+def test_a_store_that_stays_busy_is_found():
+    """It is tried again and again, and then that is the failure."""
+    store = MemoryStore(lock_timeout=0)
+    work = store.begin()
+    with pytest.raises(SessionBusyError):
+        again(store.begin)
+    work.rollback()

@@ -12,6 +12,8 @@ import hashlib
 import json
 import logging
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -70,14 +72,18 @@ RICH = (
 MARSHAL = "BAh7B0kiDHVzZXJfaWQGOgZFVGkISSIGcwY7AFQ6CHN5bQ==\n"
 DAY = 86400
 
-NAMES = ("id", "session_id", "data", "created_at", "updated_at")
-# As docs/legacy.rst says.
+PAGE = Path(__file__).parent.parent / "docs" / "legacy.rst"
+# The ini files of the page: for Rails' table, and for one with lock_version.
+DOCUMENTED = [
+    dict(re.findall(r"    limitedsession\.(\S+) = (.+)", block))
+    for block in PAGE.read_text().split(".. code-block:: ini\n")[1:]
+]
+NAMES, LOCKED_NAMES = (given["columns"].split() for given in DOCUMENTED)
+# The table's name and columns come from the layout.
 SETTINGS = {
-    "limitedsession.cookie_name": "_app_session",
-    "limitedsession.serializer": "rails",
-    "limitedsession.legacy_ids": "hashed",
-    "limitedsession.user_key": "user_id",
-    "limitedsession.create_table": "false",
+    name: value
+    for name, value in DOCUMENTED[0].items()
+    if name not in ("table_name", "columns")
 }
 PLACES = (
     ("sqlite", "separate"),
@@ -151,9 +157,8 @@ def _make_rails(make_world, run_name):
 
     def make(database="sqlite", mode="separate", more="", **given):
         name = f"pls_{run_name}_rails_sessions"
-        names = names_of(
-            (*NAMES, "version") if more else NAMES, {"version": more}
-        )
+        columns = LOCKED_NAMES if more else NAMES
+        names = names_of(columns, {"version": more})
 
         def migrate(engine):
             with engine.begin() as connection:
@@ -167,13 +172,15 @@ def _make_rails(make_world, run_name):
                         "integer DEFAULT 0 NOT NULL"
                     )
 
-        settings = {f"limitedsession.{k}": v for k, v in given.items()}
+        settings = {
+            f"limitedsession.{k}": v for k, v in (SETTINGS | given).items()
+        }
         world = make_world(
             database,
             mode,
             layout=Layout(name, None, names),
             listen=migrate,
-            settings=SETTINGS | settings,
+            settings=settings,
         )
         world.rails = Rails(world)
         add_views(world)
@@ -443,18 +450,18 @@ def test_what_rails_writes_is_activity(site):
     site.rails.new({"user_id": 7})
     browser = browser_of(site)
     row = site.rails.find()
-    site.clock.pass_(7000)
+    site.clock.pass_(29 * DAY)
     site.rails.run(TOUCH, id=row["id"], now=site.rails.now())
-    site.clock.pass_(7000)
+    site.clock.pass_(29 * DAY)
     site.rails.save(site.rails.find(), a="1")
-    site.clock.pass_(7000)
+    site.clock.pass_(29 * DAY)
     assert {"user_id": 7, "a": "1"} == browser.get("/get").json
 
 
 def test_what_rails_only_reads_is_none(small):
     """Reading there writes nothing: here the session is idle, and stays."""
     small.rails.new({"user_id": 7})
-    small.clock.pass_(7200 + 60)
+    small.clock.pass_(30 * DAY + 60)
     assert small.rails.find() is not None
     browser = browser_of(small)
     answer = browser.get("/ended")
@@ -528,7 +535,7 @@ def test_p9_unreadable(small, caplog, data, problem):
 
 def test_the_size_of_its_column(make_rails):
     """TEXT ends at 65,535 bytes on MariaDB: so has ``max_data_size`` to."""
-    world = make_rails("mariadb", max_data_size="65535")
+    world = make_rails("mariadb")
 
     @world.on("fill")
     def _(request):
@@ -589,6 +596,43 @@ def test_p3_plain_ids_destroyed_by_rails_meanwhile(plain):
     assert [] == plain.rows()
 
 
+# -- when Rails has gone -----------------------------------------------
+
+
+def test_growing_out(make_rails, make_ini, make_world, database):
+    """With what the page and pls-doctor say the table has all columns.
+
+    Everybody stays signed in.
+    """
+    rails = make_rails(database)
+    rails.rails.new({"user_id": 7})
+    name = rails.table.name
+    (first,) = re.findall(r"ALTER TABLE sessions (.*);", PAGE.read_text())
+    alone = rails.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with alone.connect() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {name} {first}")
+    layout = Layout(name)
+    full = SimpleNamespace(mode="separate", url=rails.url, layout=layout)
+    settings = {f"limited__{name}": value for name, value in SETTINGS.items()}
+    ini = make_ini(full, **settings)
+    cures = re.findall("cure: ([A-Z].*);", ini.call("pls-doctor")[1])
+    with alone.connect() as connection:
+        for cure in cures:
+            connection.exec_driver_sql(cure)
+    left = {*re.findall(r"\[([a-z_]+)\]", ini.call("pls-doctor")[1])}
+    assert left <= {"clock"}
+    settings = {f"limitedsession.{k}": v for k, v in SETTINGS.items()}
+    world = make_world(database, layout=layout, settings=settings)
+    add_views(world)
+    browser = browser_of(world)
+    assert {"user_id": 7} == browser.get("/get").json
+    browser.get("/set?a=1")
+    (row,) = world.rows()
+    assert "7" == row.user_id
+    assert row.expires_at > START + 29 * DAY
+    assert '{"value":{"user_id":7,"a":"1"}}' == row.data
+
+
 # -- at start ----------------------------------------------------------
 
 
@@ -598,13 +642,9 @@ def test_p3_plain_ids_destroyed_by_rails_meanwhile(plain):
 def test_pls_doctor(make_rails, make_ini, database, ills):
     """It has nothing to say of Rails' table and these settings, but for the
     collation that MariaDB has given the ids."""
-    given = {"max_data_size": "65535", "idle_timeout": "30d"}
-    world = make_rails(database, **given)
+    world = make_rails(database)
     world.rails.new({"user_id": 7})
-    settings = {
-        name.replace("limitedsession.", "limited__"): value
-        for name, value in SETTINGS.items()
-    } | {f"limited__{name}": value for name, value in given.items()}
+    settings = {f"limited__{name}": value for name, value in SETTINGS.items()}
     out = make_ini(world, **settings).call("pls-doctor")[1]
     # The test's clock is not the server's.
     assert ills == {*re.findall(r"\[([a-z_]+)\]", out)} - {"clock"}

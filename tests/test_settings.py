@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationError
 from pyramid.request import Request
+from sqlalchemy.orm import declarative_base
 
+from pyramid_limitedsession import SessionMixin
+from pyramid_limitedsession.layout import COLUMNS, Layout
 from pyramid_limitedsession.options import (
     EXPIRY_OPTIONS,
     OPTIONS,
     PROFILE_OPTIONS,
     settings_table,
 )
+from pyramid_limitedsession.sealing import Encrypting, Plain
 from pyramid_limitedsession.serializers import (
     HybridSerializer,
     JSONSerializer,
@@ -63,9 +69,16 @@ def _value(settings: Settings, name: str) -> Any:
         "dbsession": settings.dbsession,
         "create_table": settings.create_table,
         "lock_timeout": settings.lock_timeout,
-        "table_name": settings.table_name,
-        "schema": settings.schema,
-        "legacy_ids": policy.legacy_ids,
+        "table_name": settings.layout.name,
+        "schema": settings.layout.schema,
+        "columns": tuple(settings.layout.names),
+        "model": settings.layout.table,
+        "column_values": settings.column_values,
+        "store": settings.store,
+        "adopt": settings.adopt,
+        "encrypt": type(policy.sealer),
+        "encryption_keys": _keys(policy.sealer),
+        "legacy_ids": (policy.legacy_ids, policy.accepts_any_token),
         "serializer": type(policy.serializer),
         "max_data_size": policy.max_data_size,
         "on_conflict": policy.on_conflict,
@@ -81,6 +94,11 @@ def _value(settings: Settings, name: str) -> Any:
         "max_sessions_per_user": policy.max_sessions_per_user,
     }
     return places[name]
+
+
+def _keys(sealer: Plain) -> int:
+    """Return how many keys a sealer tries beside none."""
+    return len(sealer._salts) - 1
 
 
 # -- defaults ----------------------------------------------------------
@@ -105,8 +123,9 @@ def test_defaults():
     assert settings.dbsession == "dbsession"
     assert settings.create_table is False
     assert 5 == settings.lock_timeout
-    assert settings.table_name == "sessions"
-    assert settings.schema is None
+    assert Layout() == settings.layout
+    assert settings.layout.schema is None
+    assert type(settings.policy.sealer) is Plain
     assert settings.cookie == CookieSettings(
         name="session",
         path="/",
@@ -130,17 +149,40 @@ def test_a_default_may_be_written_down(name):
     assert _value(read_settings({}), name) == _value(settings, name)
 
 
+@pytest.fixture(name="myapp")
+def _myapp(monkeypatch):
+    """The modules that errors and docs name as the application's."""
+
+    class WebSession(SessionMixin, declarative_base()):
+        __tablename__ = "sessions"
+
+    names = {
+        "models": {"WebSession": WebSession, "session_columns": dict},
+        "sessions": {"make_store": dict, "old_session_factory": dict},
+    }
+    monkeypatch.setitem(sys.modules, "myapp", ModuleType("myapp"))
+    for name, found in names.items():
+        module = ModuleType(f"myapp.{name}")
+        vars(module).update(found)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
 @pytest.mark.parametrize("option", OPTIONS, ids=NAMES)
-def test_an_example_is_accepted(option):
+def test_an_example_is_accepted(option, myapp):
     """What an error proposes is accepted."""
-    read_settings({PREFIX + option.name: option.example})
+    needed = {
+        "column_values": {"model": "myapp.models.WebSession"},
+        "encryption_keys": {"encrypt": "true"},
+    }
+    given = needed.get(option.name, {}) | {option.name: option.example}
+    read_settings({PREFIX + name: value for name, value in given.items()})
 
 
 def test_settings_are_frozen():
     """Nobody can change the settings of a running application."""
     settings = read_settings({})
     with pytest.raises(AttributeError):
-        settings.table_name = "x"
+        settings.layout.name = "x"
     with pytest.raises(AttributeError):
         settings.policy.profiles.default.limits.idle = 1
 
@@ -191,7 +233,31 @@ ACCEPTED = {
     "create_table": [*YES, *NO, ("auto", False), ("AUTO", False)],
     "table_name": WORDS,
     "schema": [*OFF, *WORDS],
-    "legacy_ids": [*YES, *NO],
+    "columns": [
+        ("all", COLUMNS),
+        ("session_id data created_at updated_at", COLUMNS[1:3] + COLUMNS[4:6]),
+        (" ".join(COLUMNS[::-1]), COLUMNS),
+    ],
+    "model": OFF,
+    "column_values": OFF,
+    "store": [*OFF, (dict, dict), ("builtins.dict", dict)],
+    "adopt": [*OFF, (dict, dict), ("builtins:dict", dict)],
+    "legacy_ids": [
+        *((given, (value, value)) for given, value in [*YES, *NO]),
+        ("hashed", (False, True)),
+        ("Hashed", (False, True)),
+    ],
+    "encrypt": [
+        *((given, Encrypting) for given, _ in YES),
+        *((given, Plain) for given, _ in NO),
+        ("only", Encrypting),
+    ],
+    "encryption_keys": [
+        ("none", 0),
+        ("k" * 32, 1),
+        (f"{'k' * 32} {'l' * 40}\n{'m' * 32}", 3),
+        (["k" * 32, "with blanks in it " * 2], 2),
+    ],
     "serializer": [
         ("json", JSONSerializer),
         ("JSON", JSONSerializer),
@@ -244,6 +310,8 @@ ACCEPTED = {
 def test_accepted(name, given, expected):
     """Each of these forms is accepted, as a text or as a Python value."""
     given_settings = {PREFIX + name: given}
+    if name == "encryption_keys":
+        given_settings[f"{PREFIX}encrypt"] = "true"
     value = _value(read_settings(given_settings), name)
     assert (expected, type(expected)) == (value, type(value))
 
@@ -362,7 +430,14 @@ REFUSED: dict[str, list[Any]] = {
     "table_name": NO_WORDS,
     "schema": NO_WORDS,
     "legacy_ids": NO_BOOLS,
-    "serializer": ["", "pickle", "marshal", "json.dumps", None],
+    "columns": ["", "none", "id", "session_id data", f"{COLUMNS[0]} x", None],
+    "model": ["", "no.such.module", "builtins.dict", dict],
+    "column_values": ["", "no.such.module", "builtins.True", 1],
+    "store": ["", "no.such.module", "builtins.True", 1],
+    "adopt": ["", "no.such.module", "sys.no_such_name", 1],
+    "encrypt": NO_BOOLS,
+    "encryption_keys": ["", "short", "k" * 31, f"{'k' * 32} short", ["k"], 1],
+    "serializer": ["", "marshal", "json.dumps", "no.such.module", None],
     "max_data_size": [
         "",
         "x",
@@ -408,12 +483,18 @@ REFUSED: dict[str, list[Any]] = {
 def test_p10_refused(name, given):
     """P10: the one error names the key, the value, and an accepted form."""
     (option,) = [option for option in OPTIONS if option.name == name]
-    text = str(given).strip()
+    text = repr(str(given).strip())
+    if name == "encryption_keys":
+        text = "these keys (of at least 32 characters each, separated by "
+        text += "blanks or lines)"
     (problem,) = _problems({name: given})
-    assert problem == (
-        f"limitedsession.{name} cannot be {text!r}; "
-        f"say it like {option.example!r}{or_none(option)}"
-    )
+    before, _, after = problem.rpartition("; ")
+    assert f"say it like {option.example!r}{or_none(option)}" == after
+    if option.is_object and name != "encryption_keys":
+        # And why: what keeps it from being imported, for instance.
+        before, _, reason = before.partition(" (")
+        assert reason.endswith(")")
+    assert f"limitedsession.{name} cannot be {text}" == before
 
 
 def test_every_option_is_tried():
@@ -643,6 +724,7 @@ def or_none(option: Any) -> str:
     off = {"idle_timeout", "absolute_timeout", "schema", "max_data_size"}
     off |= {"cookie_domain", "cookie_max_age", "user_key"}
     off |= {"max_sessions_per_user"}
+    off |= {"model", "column_values", "store", "adopt"}
     return " or 'none'" if option.name in off else ""
 
 
@@ -753,8 +835,8 @@ def test_two_applications_have_their_own_settings(tmp_path):
     given = {"limitedsession.sqlalchemy.url": url}
     one = _start({**given, "limitedsession.cookie_name": "one"})
     other = _start({**given, "limitedsession.table_name": "others"})
-    assert ("one", "sessions") == (one.cookie.name, one.table_name)
-    assert ("session", "others") == (other.cookie.name, other.table_name)
+    assert ("one", "sessions") == (one.cookie.name, one.layout.name)
+    assert ("session", "others") == (other.cookie.name, other.layout.name)
 
 
 # -- the table ---------------------------------------------------------
@@ -772,11 +854,15 @@ def test_the_table_has_every_option(option):
 
 
 def test_the_table_is_a_list_table():
-    """It is reStructuredText with a heading and one row per option."""
+    """It is reStructuredText with a heading and one row per option.
+
+    All columns are one.
+    """
     table = settings_table()
     assert table.startswith(".. list-table::\n   :header-rows: 1\n")
     options = [*OPTIONS, *PROFILE_OPTIONS, *EXPIRY_OPTIONS]
-    assert len(options) + 1 == table.count("   * - ")
+    assert len(options) + 2 == table.count("   * - ")
+    assert "``column.NAME``" in table
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=NAMES)

@@ -2,7 +2,7 @@
 
 import sqlite3
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pyramid_limitedsession.errors import SessionBusyError
 from pyramid_limitedsession.limits import CLOCK_SKEW
@@ -105,6 +105,12 @@ class BypassWork:
             values = {"id": row, "reason": reason, "until": until}
             self._run(REVOKE, values)
 
+    def clean(self, cutoffs, most):
+        due = self._all(DUE, [cutoffs.now])
+        dead = [row.id for row in due if cutoffs.is_dead(row)][:most]
+        self.delete(dead)
+        return len(dead)
+
     def commit(self):
         with closing(self._connection), busy():
             self._connection.execute("COMMIT")
@@ -114,26 +120,22 @@ class BypassWork:
         self._connection.close()
 
 
+@dataclass(frozen=True)
 class BypassStore:
-    """Sessions in a file, each call on a connection of its own."""
+    """Sessions in a file; each call has a connection of its own."""
 
+    path: str
+    patience: int = 5
     commits_last = True
 
-    def __init__(self, path):
-        self._path = path
-        with self._reading() as connection:
-            connection.executescript(TABLE)
-
-    def _reading(self):
-        return closing(self._connect(5))
-
-    def _connect(self, patience):
+    def _connect(self):
+        # Python is to begin no transactions of its own.
         return sqlite3.connect(
-            self._path, timeout=patience, isolation_level=None
+            self.path, timeout=self.patience, isolation_level=None
         )
 
-    def begin(self, patience=5):
-        connection = self._connect(patience)
+    def begin(self):
+        connection = self._connect()
         try:
             with busy():
                 connection.execute("BEGIN IMMEDIATE")
@@ -143,11 +145,11 @@ class BypassStore:
         return BypassWork(connection)
 
     def load(self, key):
-        with self._reading() as connection:
+        with closing(self._connect()) as connection:
             return BypassWork(connection).load(key)
 
     def of_user(self, user):
-        with self._reading() as connection:
+        with closing(self._connect()) as connection:
             return BypassWork(connection).of_user(user)
 
     def touch(self, record, *, seen, expires):
@@ -155,21 +157,16 @@ class BypassStore:
             return work.touch(record, seen=seen, expires=expires)
 
     def hash_id(self, record):
-        work = self.begin(patience=0)
-        done = work.hash_id(record)
-        work.commit()
+        with transaction_of(replace(self, patience=0)) as work:
+            done = work.hash_id(record)
         return done and replace(record, key=hashed(record.key))
 
     def clean(self, *, cutoffs, most):
         try:
-            work = self.begin(patience=0)
+            with transaction_of(replace(self, patience=0)) as work:
+                return work.clean(cutoffs, most)
         except SessionBusyError:
             return None
-        due = work._all(DUE, [cutoffs.now])
-        dead = [row.id for row in due if cutoffs.is_dead(row)][:most]
-        work.delete(dead)
-        work.commit()
-        return len(dead)
 
 
 @contextmanager
@@ -202,4 +199,8 @@ def ahead_of(record, seen):
 
 
 def make_store(settings):
-    return BypassStore(settings["bypass.path"])
+    """What the setting limitedsession.store names."""
+    path = settings["bypass.path"]
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(TABLE)
+    return BypassStore(path)

@@ -54,3 +54,5 @@ def test_a_session_without_a_request(testapp, dbsession):
     with visitor.session() as session:
         assert ("bob", ["welcome"]) == (session["user"], session.pop_flash())
     assert ["bob"] == testapp.get("/who").json
+    with visitor.session() as session:
+        session.invalidate()
