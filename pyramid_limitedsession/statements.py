@@ -124,9 +124,6 @@ class Statements:
         data = text_of(self.table.c.data)
         if most is None:
             return data.label("data")
-        if self.is_native:
-            # The database writes more blanks than we do.
-            most *= 2
         return sa.case((size_of(data, dialect) <= most, data)).label("data")
 
     def _key(self) -> Any:

@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from pyramid_limitedsession import SessionError
+from pyramid_limitedsession.jsonforms import NullSerializer
 from pyramid_limitedsession.layout import COLUMNS, Layout, names_of
 from pyramid_limitedsession.limits import Cutoffs
 from pyramid_limitedsession.migrations import plan_for
@@ -395,3 +396,20 @@ def test_summaries_without_ids(keyed):
     assert shown not in row.session_id
     keyed.browser().get("/sessions?end=1")
     assert ["revoked"] == [row.ended for row in keyed.rows()]
+
+
+def test_json_of_as_many_bytes_as_are_allowed(native):
+    """What max_data_size allows to be written is fetched, too."""
+    limit = 64 * 1024
+    content = {f"k{number}": [number, 1.5] for number in range(3000)}
+    rest = limit - len(NullSerializer().dumps(content | {"z": ""}))
+    content["z"] = "x" * rest
+
+    @native.on("fill")
+    def _(request):
+        request.session.update(content)
+        return {}
+
+    browser = native.browser()
+    browser.get("/fill")
+    assert content == browser.get("/get").json
