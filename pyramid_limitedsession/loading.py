@@ -94,7 +94,7 @@ def find(
             is_ahead = max(times) > now + FARTHEST_AHEAD
             return Found(row=row, ended=verdict, may_return=is_ahead)
         if record.data is None:
-            raise UnreadableDataError("it is larger than max_data_size")
+            raise UnreadableDataError("it is NULL, or over max_data_size")
         text = policy.sealer.open(record.data, token)
         content = policy.serializer.loads(text)
         return Found(record, text, content, row)
