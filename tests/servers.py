@@ -268,6 +268,8 @@ class MariaDB(Server):
             "--bind-address=127.0.0.1",
             f"--port={self.port}",
             "--skip-name-resolve",
+            # As Debian and MySQL 8 have it.
+            "--character-set-server=utf8mb4",
             "--innodb-log-file-size=4M",
             "--innodb-buffer-pool-size=8M",
             "--innodb-flush-log-at-trx-commit=2",
