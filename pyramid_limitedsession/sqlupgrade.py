@@ -22,6 +22,7 @@ from .errors import UnreadableDataError
 from .sealing import MARK
 from .serializers import Serializer
 from .sqlstore import SqlStore
+from .statements import bound
 from .store import RowId
 from .tokens import Secret, is_plain, key_of, parse_token
 
@@ -88,8 +89,8 @@ class Upgrade:
         ).where(c.id == bindparam("row"))
         self._rewrite = (
             store.table.update()
-            .where(c.id == bindparam("row"), store.statements.unchanged)
-            .values({store.table.c.data: bindparam("text")})
+            .where(c.id == bindparam("pls_row"), store.statements.unchanged)
+            .values({store.table.c.data: bindparam("pls_text")})
         )
 
     def _page(self, after: RowId | None, most: int) -> Any:
@@ -198,16 +199,18 @@ class Upgrade:
                 if row in new:
                     done = connection.execute(
                         self._rewrite,
-                        {
-                            "row": row,
-                            "old_version": new[row].version,
-                            "old_data": new[row].old,
-                            "text": new[row].text,
-                        },
+                        bound(
+                            {
+                                "row": row,
+                                "old_version": new[row].version,
+                                "old_data": new[row].old,
+                                "text": new[row].text,
+                            }
+                        ),
                     )
                     counts["rewritten"] += done.rowcount
                 if row in plain:
                     key = plain[row]
                     values = {"row": row, "plain": key, "new_key": key_of(key)}
-                    done = connection.execute(hashing, values)
+                    done = connection.execute(hashing, bound(values))
                     counts["hashed"] += done.rowcount

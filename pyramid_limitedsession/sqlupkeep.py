@@ -17,6 +17,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 from sqlalchemy.types import UserDefinedType
 
+from .columntypes import SecretNumber
 from .dberrors import translated
 from .deadrows import Condition, DeadRows
 from .limits import Cutoffs
@@ -303,13 +304,23 @@ class Upkeep:
         if selection.user is not None:
             self._store.statements.require_users()
             conditions.append(c.user_id == selection.user)
-            # MySQL ignores blanks at the end: let there be none.
-            conditions.append(c.user_id + "." == selection.user + ".")
+            conditions.append(self._is_exactly(c.user_id, selection.user))
         if selection.ids:
             conditions.append(c.id.in_(selection.ids))
         if before is not None:
             conditions.append(c.created_at < before)
         return sa.and_(*conditions)
+
+    def _is_exactly(self, column: Any, user: str) -> Condition:
+        """Return the condition that a row is this user's, and nobody else's.
+
+        Collations take others for the same: MySQL's with blanks at the end.
+        """
+        if isinstance(column.type, SecretNumber):
+            return sa.true()
+        text = sa.literal(user, column.type)
+        is_same: Condition = self._store.statements.exactly(column, text)
+        return is_same
 
     # -- counts --------------------------------------------------------
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from .dberrors import translated
 from .limits import CLOCK_SKEW
 from .readers import LARGEST_BATCH
-from .statements import Statements
+from .statements import Statements, bound
 from .store import Record, RowId
 from .tokens import Secret, hashed, is_plain
 
@@ -33,11 +33,11 @@ class SqlWork:
 
     def _run(self, statement: Any, values: dict[str, Any]) -> Any:
         with translated(self._sql.table.fullname):
-            return self._connection.execute(statement, values)
+            return self._connection.execute(statement, bound(values))
 
     def _first(self, statement: Any, values: dict[str, Any]) -> Any:
         with translated(self._sql.table.fullname):
-            return self._connection.execute(statement, values).first()
+            return self._connection.execute(statement, bound(values)).first()
 
     def load(self, key: str) -> Record | None:
         """See `Work`."""
@@ -79,7 +79,8 @@ class SqlWork:
             for name, value in values.items()
             if name in self._sql.table.c
         }
-        result = self._run(self._sql.insert, present)
+        with translated(self._sql.table.fullname):
+            result: Any = self._connection.execute(self._sql.insert, present)
         return result.inserted_primary_key[0]
 
     def update(self, record: Record, *, old: Record) -> bool:
@@ -136,7 +137,7 @@ class SqlWork:
 
     def _all(self, statement: Any, values: dict[str, Any]) -> list[Record]:
         with translated(self._sql.table.fullname):
-            rows = self._connection.execute(statement, values).all()
+            rows = self._connection.execute(statement, bound(values)).all()
         return [Record(*row) for row in rows]
 
     def revoke(self, ids: Iterable[RowId], *, reason: str, until: int) -> None:

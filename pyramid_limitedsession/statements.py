@@ -6,7 +6,7 @@ cleaning are in `deadrows`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +19,18 @@ from .schema import columns_of
 
 # Fits a 32-bit column; compare-and-swap only needs the next to differ.
 MAX_VERSION = 2**31 - 1
+# Before the name of each value: an application's own column of that name
+# would be taken for it otherwise.
+BIND = "pls_"
+
+
+def bound(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values as the statements here call them."""
+    return {BIND + name: value for name, value in values.items()}
+
+
+def _bind(name: str, **options: Any) -> Any:
+    return bindparam(BIND + name, **options)
 
 
 class Statements:
@@ -52,37 +64,38 @@ class Statements:
         # Without the data, of which there may be much.
         self.summary = list(record)
         self.summary[2] = sa.literal("").label("data")
+        self._dialect = dialect
         same, self.unchanged = self._same(), self._unchanged()
-        among = c.id.in_(bindparam("ids", expanding=True))
-        seen: Any = bindparam("seen", type_=c.updated_at.type)
+        among = c.id.in_(_bind("ids", expanding=True))
+        seen: Any = _bind("seen", type_=c.updated_at.type)
         # As `limits.moved` says: "ahead" is the one value that goes back.
         moves = sa.or_(
             c.updated_at < seen,
-            c.updated_at == bindparam("ahead", type_=c.updated_at.type),
+            c.updated_at == _bind("ahead", type_=c.updated_at.type),
         )
         change = self._present(
             {
-                "session_id": bindparam("new_key"),
-                "data": bindparam("new_data"),
-                "version": bindparam("new_version"),
+                "session_id": _bind("new_key"),
+                "data": _bind("new_data"),
+                "version": _bind("new_version"),
                 # Another host, or a later request, may have touched.
                 "updated_at": sa.case((moves, seen), else_=c.updated_at),
-                "expires_at": bindparam("new_expires"),
-                "user_id": bindparam("new_user"),
-                "profile": bindparam("new_profile"),
+                "expires_at": _bind("new_expires"),
+                "user_id": _bind("new_user"),
+                "profile": _bind("new_profile"),
             }
         )
-        by_id = c.id == bindparam("row")
+        by_id = c.id == _bind("row")
 
-        self.load = sa.select(*record).where(c.session_id == bindparam("key"))
+        self.load = sa.select(*record).where(c.session_id == _bind("key"))
         self.lock = sa.select(*record).where(same).with_for_update()
         self.insert = table.insert()
         self.update = table.update().where(same, self.unchanged).values(change)
         # Of a tombstone too: its id is as plain.
         self.hash_id = (
             table.update()
-            .where(by_id, self._key() == bindparam("plain"))
-            .values({c.session_id: bindparam("new_key")})
+            .where(by_id, self._key() == _bind("plain"))
+            .values({c.session_id: _bind("new_key")})
         )
         self.replace = table.update().where(by_id).values(change)
         self.touch = (
@@ -100,7 +113,7 @@ class Statements:
         self.delete = table.delete().where(among)
         self.of_user = (
             sa.select(*self.summary)
-            .where(c.user_id == bindparam("user"), c.ended.is_(None))
+            .where(c.user_id == _bind("user"), c.ended.is_(None))
             .order_by(c.id)
         )
         self.read_all = (
@@ -138,31 +151,40 @@ class Statements:
         """Return the condition that a row is still that of a session."""
         c = self.columns
         # One that was read with its plain id may have been hashed since.
-        keys: list[Any] = [bindparam("key"), bindparam("hashed_key")]
+        keys: list[Any] = [_bind("key"), _bind("hashed_key")]
         by_key = self._key().in_(keys)
         if self.is_keyed:
             return sa.and_(by_key, c.ended.is_(None))
-        return sa.and_(c.id == bindparam("row"), by_key, c.ended.is_(None))
+        return sa.and_(c.id == _bind("row"), by_key, c.ended.is_(None))
 
     def _unchanged(self) -> Any:
         """Return the condition that nobody has changed the data since."""
         if "version" in self.table.c:
-            return self.table.c.version == bindparam("old_version")
-        # Byte by byte: a collation may take other texts for equal. What is
-        # taken for changed in vain is merged, and nothing is lost.
-        kind = sa.Text().with_variant(mysql.BINARY(), *MYSQL)
-        old = bindparam("old_data", type_=SecretText())
+            return self.table.c.version == _bind("old_version")
+        # What is taken for changed in vain is merged, and nothing is lost.
         data = text_of(self.table.c.data)
-        return sa.cast(data, kind) == sa.cast(old, kind)
+        return self.exactly(data, _bind("old_data", type_=SecretText()))
+
+    def exactly(self, column: Any, text: Any) -> Any:
+        """Return the condition that they are the same, byte by byte.
+
+        A table's collation may take other texts for equal.
+        """
+        if self._dialect in MYSQL:
+            return sa.cast(column, mysql.BINARY) == sa.cast(text, mysql.BINARY)
+        if self._dialect == "sqlite":
+            blob = sa.LargeBinary
+            return sa.cast(column, blob) == sa.cast(text, blob)
+        return sa.collate(column, "C") == text
 
     def _new_expiry(self) -> Any:
         """Return what a touch makes of ``expires_at``."""
         c, kind = self.columns, self.columns.updated_at.type
-        new: Any = bindparam("new_expires", type_=kind)
+        new: Any = _bind("new_expires", type_=kind)
         if "profile" not in self.table.c:
             return new
         # Another request may have chosen other limits.
-        old = bindparam("old_profile", type_=c.profile.type)
+        old = _bind("old_profile", type_=c.profile.type)
         return sa.case(
             (c.profile.is_not_distinct_from(old), new), else_=c.expires_at
         )
@@ -173,15 +195,15 @@ class Statements:
         Whoever has loaded the row before finds another version, or data.
         """
         c = self.columns
-        until: Any = bindparam("until", type_=c.expires_at.type)
+        until: Any = _bind("until", type_=c.expires_at.type)
         return (
             self.table.update()
             .where(among, c.ended.is_(None))
             .values(
                 self._present(
                     {
-                        "ended": bindparam("reason"),
-                        "data": bindparam("no_data"),
+                        "ended": _bind("reason"),
+                        "data": _bind("no_data"),
                         "version": sa.case(
                             (c.version < MAX_VERSION, c.version + 1), else_=1
                         ),
@@ -207,7 +229,7 @@ class Statements:
     def with_others(self, statement: Any, names: Iterable[str]) -> Any:
         """Return a statement that fills further columns, too."""
         others: dict[Any, Any] = {
-            self.table.c[name]: bindparam(f"other_{name}") for name in names
+            self.table.c[name]: _bind(f"other_{name}") for name in names
         }
         return statement.values(others) if others else statement
 
