@@ -29,9 +29,13 @@ _LOST_STATES = frozenset({"57P01", "57P02"})
 _LOST_NUMBERS = frozenset({2006, 2013, 1927})
 # Also when sqlite_errorname is not there, before Python 3.11.
 _BUSY_TEXTS = ("database is locked", "database table is locked")
-_MISSING_STATES = frozenset({"42P01", "42703"})
+# Also a schema, and what cannot be done with a column of that type.
+_MISSING_STATES = frozenset({"42P01", "42703", "3F000", "42883", "42804"})
 _MISSING_NUMBERS = frozenset({1146, 1054})
-_MISSING_TEXTS = ("no such table", "no such column", "table ")
+_MISSING_TEXTS = (
+    *("no such table", "no such column", "table "),
+    "unknown database",
+)
 
 # Errors whose message can hold nothing of a row, and helps an operator:
 # connections, rights, read-only, resources, shutdown. Others may quote what

@@ -83,7 +83,8 @@ class SessionConflict(SessionError, TransientError):
     Raised only with ``on_conflict = retry``. It is a ``TransientError``, so
     that pyramid_retry replays the request.
 
-    :ivar keys: the keys that both requests changed.
+    :ivar keys: the keys that both requests changed; empty if what the other
+        one has stored cannot be read here.
     """
 
     def __init__(self, keys: list[str]) -> None:
@@ -91,6 +92,8 @@ class SessionConflict(SessionError, TransientError):
         super().__init__(
             "another request changed the same keys of this session: "
             + ", ".join(map(shown, keys))
+            if keys
+            else "another request changed this session to what is unreadable"
         )
 
 
@@ -124,10 +127,11 @@ class SessionTableError(SessionError):
     """The sessions table does not exist, or lacks a column.
 
     :ivar table: the table's name.
+    :ivar reason: what the database says.
     """
 
     def __init__(self, table: str, reason: str) -> None:
-        self.table = table
+        self.table, self.reason = table, reason
         super().__init__(
             f"the table {table!r} cannot be used ({reason}); if it is "
             "missing, make it with 'pls-init your.ini'; if you use Alembic, "

@@ -151,7 +151,7 @@ def test_clear_asks_on_a_terminal(world, ini, is_right):
     typed = world.table.name if is_right else "yes"
     code, shown = ini.on_terminal("pls-clear", typed=f"{typed}\n")
     assert (
-        f"This will delete all 1 session of the table '{typed}'" in shown
+        f"This will delete the only session of the table '{typed}'" in shown
         or (not is_right)
     )
     assert (0 if is_right else 1) == code

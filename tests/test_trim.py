@@ -200,7 +200,7 @@ def test_trim_dry_run_by_reason(world, make_ini):
     assert {"would_delete": 18, "reasons": reasons} == json.loads(out)
     _, out, _ = ini.trim("--dry-run", *days)
     assert (
-        "would delete 18 sessions (expired, or not used for 20 days, 2 "
+        "would delete 18 sessions (expired, or not used for 20 days, 2 if "
         "without a user): 4 ended, 1 past absolute_timeout, 2 past "
         "idle_timeout, 6 not used for 20 days, 5 without a user and not "
         "used for 2 days\n"
@@ -232,7 +232,7 @@ def test_trim_anonymous_days(world, make_ini):
     code, out, _ = make_ini(world).trim("--anonymous-days", "2")
     assert 0 == code
     assert out.startswith(
-        "deleted 1 session (expired, or not used for 30 days, 2 without a "
+        "deleted 1 session (expired, or not used for 30 days, 2 if without a "
     )
     assert [seen[0], *seen] == [row.updated_at for row in world.rows()]
 

@@ -46,8 +46,9 @@ def database_answers(facts: Facts) -> Iterator[Told]:
     elif facts.problem is not None:
         yield (
             "error",
-            f"the database does not answer: {facts.problem}",
-            "start it, or correct the URL of the application's database",
+            f"the database cannot be used: {facts.problem}",
+            "start it, or correct what that names: the URL of the "
+            "application's database, its schema, or a table that is missing",
         )
 
 

@@ -14,6 +14,7 @@ from .console import (
     Output,
     Site,
     add_yes,
+    all_sessions,
     confirm,
     parser_of,
     progress,
@@ -45,7 +46,7 @@ def _clear(arguments: argparse.Namespace, site: Site, output: Output) -> int:
     count = upkeep.count(everything)
     confirm(
         arguments,
-        f"delete all {sessions(count)} of the table {name!r}",
+        f"delete {all_sessions(count)} of the table {name!r}",
         name,
     )
     with progress("clearing", output) as advance:
@@ -63,7 +64,7 @@ def _clear(arguments: argparse.Namespace, site: Site, output: Output) -> int:
             f"deleted {sessions(done.deleted)}, but not all: {done.failed[0]}"
         )
     output.done(
-        f"deleted all {sessions(done.deleted)} of the table {name!r}",
+        f"deleted {all_sessions(done.deleted)} of the table {name!r}",
         {"table": name, "deleted": done.deleted},
     )
     return 0

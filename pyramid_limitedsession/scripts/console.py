@@ -235,6 +235,11 @@ def sessions(count: int) -> str:
     return f"{count} session{'' if count == 1 else 's'}"
 
 
+def all_sessions(count: int) -> str:
+    """Return "the only session", "all 2 sessions"."""
+    return "the only session" if count == 1 else f"all {count} sessions"
+
+
 def printable(text: str) -> str:
     """Return a text that can do nothing to a terminal.
 
@@ -253,12 +258,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def user_named(text: str) -> str:
+def user_named(text: str, site: Site) -> str:
     """Return a user's name as it is stored; WrongUse if none is so."""
     try:
-        return name_of(text)
+        name = name_of(text)
     except ValueError as error:
         raise WrongUse(str(error)) from error
+    problem = site.factory.settings.policy.users.problem(name)
+    if problem is not None:
+        raise WrongUse(f"the name of the user {problem}")
+    return name
 
 
 def sentences(error: BaseException | None) -> str:

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _list(arguments: argparse.Namespace, site: Site, output: Output) -> None:
-    user = user_named(arguments.user)
+    user = user_named(arguments.user, site)
     found = sorted(
         site.store.of_user(user),
         key=lambda record: (record.seen or 0, record.id),

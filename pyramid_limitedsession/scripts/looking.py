@@ -78,7 +78,10 @@ def _with_database(facts: Facts, site: Site) -> Facts:
         if found is not None:
             rows = look_at_rows(store, table, cutoffs)
             facts = replace(facts, rows=rows)
-    except SessionTableError:
+    except SessionTableError as error:
+        if facts.has_table is None:
+            # It cannot be made: one that it refers to is missing.
+            return replace(facts, problem=error.reason)
         # A column is missing, which is a finding of its own.
         return facts
     except Exception as error:

@@ -124,7 +124,7 @@ def _selection(arguments: argparse.Namespace, site: Site) -> Selection:
         )
     user = arguments.user
     return Selection(
-        user=None if user is None else user_named(user),
+        user=None if user is None else user_named(user, site),
         ids=_ids(arguments.id or [], site),
         created_before=None if before is None else before.at(site.now),
         spared=_ids(arguments.except_id, site),

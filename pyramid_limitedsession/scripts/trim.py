@@ -188,7 +188,7 @@ def _tell_count(
 def _what(arguments: argparse.Namespace) -> str:
     text = f"expired, or not used for {arguments.days:g} days"
     if arguments.anonymous_days is not None:
-        text += f", {arguments.anonymous_days:g} without a user"
+        text += f", {arguments.anonymous_days:g} if without a user"
     return text
 
 
