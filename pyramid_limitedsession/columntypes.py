@@ -16,7 +16,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .errors import SessionValueError
 from .tokens import Secret
-from .users import USER_LENGTH
+from .users import USER_LENGTH, is_number
 
 # Room for "2::" and 64 hex digits, and for other versions to come.
 KEY_LENGTH = 80
@@ -26,12 +26,18 @@ MYSQL = ("mysql", "mariadb")
 class UTCSeconds(TypeDecorator[int]):
     """Whole seconds since the epoch here, a UTC date and time there.
 
-    The column has no time zone, so that no zone of a process, a server or a
-    database session can shift it. What is no time reads as None.
+    Our own column has no time zone, so that no zone of a process, a server
+    or a database session can shift it. An application's own may have one:
+    ``timezone``. What is no time reads as None.
     """
 
     impl = sa.DateTime
     cache_ok = True
+
+    # Not by keyword only: SQLAlchemy would not see it in its cache's key.
+    def __init__(self, timezone: bool = False) -> None:
+        super().__init__(timezone=timezone)
+        self.timezone = timezone
 
     def process_bind_param(
         self, value: int | None, dialect: Dialect
@@ -40,13 +46,17 @@ class UTCSeconds(TypeDecorator[int]):
         if value is None:
             return None
         moment = datetime.datetime.fromtimestamp(value, datetime.timezone.utc)
-        return moment.replace(tzinfo=None)
+        # The others have no such columns, whatever they are declared as.
+        is_zoned = self.timezone and dialect.name == "postgresql"
+        return moment if is_zoned else moment.replace(tzinfo=None)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> int | None:
         """Return the moment's seconds."""
         if not isinstance(value, datetime.datetime):
             return None
-        return int(value.replace(tzinfo=datetime.timezone.utc).timestamp())
+        if value.tzinfo is None:
+            value = value.replace(tzinfo=datetime.timezone.utc)
+        return int(value.timestamp())
 
     def result_processor(
         self, dialect: Dialect, coltype: object
@@ -175,19 +185,15 @@ class SecretNumber(_SecretType):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """Return the number; raise SessionValueError if it is none."""
+        """Return the number; raise SessionValueError if it is none.
+
+        `users.UserColumn` has refused it long before.
+        """
         if value is None:
             return None
-        try:
-            number = int(value)
-        except ValueError:
-            number = None
-        if number is None or abs(number) >= 2**63:
-            raise SessionValueError(
-                "the user of the session",
-                "is no number that the column for it can keep",
-            )
-        return _SecretInt(number)
+        if not is_number(value):
+            raise SessionValueError("the user of the session", "is no number")
+        return _SecretInt(value)
 
     def process_result_value(
         self, value: Any, dialect: Dialect

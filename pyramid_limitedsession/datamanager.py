@@ -37,6 +37,8 @@ class DataManager:
     def before_commit(self) -> None:
         """Plan, and enlist the dbsession while it may still be enlisted.
 
+        While it may still be used, too: by ``column_values``.
+
         Raises nothing: an error in a hook would leave the application's
         database transaction open. ``commit`` raises it.
         """
@@ -49,7 +51,10 @@ class DataManager:
             return
         try:
             self._plan = self._unit.plan()
-            if self._plan is not None and self._enlist is not None:
+            if self._plan is None:
+                return
+            self._plan.ask_others()
+            if self._enlist is not None:
                 self._work = self._enlist()
         except Exception as error:
             self._failure = error
@@ -87,6 +92,7 @@ class DataManager:
                     self._result = self._plan.execute(self._work)
                 self._work.commit()
         self._done = True
+        self._unit.place.others.forget()
         self._unit.committed(self._plan, self._result)
 
     def tpc_abort(self, transaction: Any) -> None:
@@ -105,6 +111,7 @@ class DataManager:
         self._done = True
         if self._work is not None:
             self._work.rollback()
+        self._unit.place.others.forget()
         self._unit.aborted()
 
     def give_up(self) -> None:

@@ -11,7 +11,6 @@ from .limits import RESERVED
 from .serializers import Serializer, check_size
 from .settings import Policy
 from .store import CSRF_KEY, Record, Same, changed_keys
-from .users import user_of
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Draft:
             text == stored or text == policy.serializer.as_written(stored)
         )
         if is_same and not self.is_more_than_its_content:
-            user = user_of(policy.user_key, self.content)
+            user = policy.user_of(self.content)
             # The column may be younger than the row, or not there.
             known = record.user if record and policy.keeps_users else user
             if user == known:

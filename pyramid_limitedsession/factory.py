@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, scoped_session
 from transaction.interfaces import NoTransaction
 from zope.interface import implementer
 
-from .adopting import OldSession
+from .adopting import OldSession, old_session
 from .caching import forbid_caching, vary_by_cookie
 from .datamanager import DataManager
 from .engines import make_engine
@@ -34,7 +34,7 @@ from .joined import (
     reading_connection,
     work_on,
 )
-from .place import Content, Place
+from .place import Content, Others, Place
 from .reading import PREFIX
 from .schema import typed_table
 from .session import LimitedSession
@@ -106,7 +106,7 @@ class SessionFactory:
         unit: Unit | None = getattr(request, UNIT, None)
         if unit is None:
             token = self._token(request)
-            old = self._old(request)
+            old = old_session(self.settings, request, OWNER)
             unit = Unit(
                 self.settings.policy,
                 self._place_with_others(request),
@@ -118,6 +118,8 @@ class SessionFactory:
                 tell=lambda reason: _tell_refused(request, reason),
                 adopt=old.find if old else None,
             )
+            if old is not None:
+                unit.stored.end_old = old.end
             setattr(request, UNIT, unit)
             run_last(request, _Answer(unit, self.settings.cookie, old))
             # A script may be part of handling another error.
@@ -133,15 +135,20 @@ class SessionFactory:
 
         def others(content: Content) -> Content:
             values = values_of(request, MappingProxyType(content))
-            unknown = values.keys() - self.settings.layout.others.keys()
-            if unknown:
+            if not isinstance(values, Mapping):
                 raise SessionError(
-                    f"{PREFIX}column_values returned {shown(min(unknown))}, "
+                    f"{PREFIX}column_values returned a value of type "
+                    f"{type(values).__name__}; it has to return a dict, of "
+                    "values by the attributes of the model"
+                )
+            for name in values.keys() - self.settings.layout.others.keys():
+                raise SessionError(
+                    f"{PREFIX}column_values returned {shown(name)}, "
                     "which is no further column of the model"
                 )
-            return values
+            return dict(values)
 
-        return replace(place, others=others)
+        return replace(place, others=Others(others))
 
     def owner_of(self, request: Request) -> Request:
         """Return the request whose session this one has, most often itself.
@@ -155,12 +162,6 @@ class SessionFactory:
             return request
         is_same = self._token(owner) == self._token(request)
         return owner if is_same else request
-
-    def _old(self, request: Request) -> OldSession | None:
-        settings = self.settings
-        if settings.adopt is None:
-            return None
-        return OldSession(settings.adopt, settings.policy, request)
 
     def _token(self, request: Request) -> Secret | None:
         cookie = _cookie(request, self.settings.cookie.name)
@@ -336,12 +337,12 @@ class _Answer:
         token = unit.stored.new_token
         if token is None and unit.stored.resend:
             token = unit.stored.token
-        is_sent = token is not None or unit.forget_token
-        if self._old is not None:
-            ours = cookie if is_sent else None
-            is_over = unit.forget_token
-            if self._old.give_way(unit.stored, is_over, response, ours):
-                forbid_caching(response)
+        is_over, old = unit.forget_token, self._old
+        if old is not None:
+            is_over = old.give_way(unit.stored, is_over) and is_over
+        is_sent = token is not None or is_over
+        if old is not None and old.forget(response, is_sent and cookie):
+            forbid_caching(response)
         if not is_sent:
             return
         secure = cookie.secure

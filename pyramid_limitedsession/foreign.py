@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 from .errors import SessionValueError, UnreadableDataError, shown
 from .sameness import pickled_same
@@ -39,14 +39,18 @@ class ForeignSerializer:
         self._is_binary = is_binary
 
     def dumps(self, data: dict[str, Any]) -> str:
-        """Return the data as text; raise SessionValueError if it cannot."""
+        """Return the data as text; raise SessionValueError if it cannot.
+
+        It is read back: much can be written that cannot be read, as an error
+        whose class wants two arguments can be pickled.
+        """
         for key in data:
             if not isinstance(key, str):
                 kind = type(key).__name__
                 raise SessionValueError(
                     "session", f"has a key of type {kind}, not str"
                 )
-        text, problem = self._tried(data)
+        text, problem = self._proven(data)
         if text is None:
             raise SessionValueError(*self._found(data, problem))
         return text
@@ -54,10 +58,17 @@ class ForeignSerializer:
     def _found(self, data: dict[str, Any], problem: str) -> tuple[str, str]:
         """Return the place that cannot be stored, and what is wrong."""
         for key, value in data.items():
-            text, its_problem = self._tried({key: value})
+            text, its_problem = self._proven({key: value})
             if text is None:
                 return f"session[{shown(key)}]", its_problem
         return "session", problem
+
+    def _proven(self, data: dict[str, Any]) -> tuple[str | None, str]:
+        """Return the data as a text that can be read, see `_tried`."""
+        text, problem = self._tried(data)
+        if text is not None and not is_content(self._read(text)):
+            return None, "is written by its serializer, but cannot be read"
+        return text, problem
 
     def _tried(self, data: dict[str, Any]) -> tuple[str | None, str]:
         """Return the data as text, or None and what is wrong with it."""
@@ -81,9 +92,7 @@ class ForeignSerializer:
     def loads(self, text: str) -> dict[str, Any]:
         """Return the data; raise UnreadableDataError if it is damaged."""
         data = self._read(text)
-        if isinstance(data, dict) and all(
-            isinstance(key, str) for key in data
-        ):
+        if is_content(data):
             return data
         # Not in an except clause: what was raised may hold data.
         raise UnreadableDataError
@@ -101,7 +110,9 @@ class ForeignSerializer:
 
     def as_written(self, text: str) -> str:
         """Return what `dumps` makes of the data that `loads` reads."""
-        return self.dumps(self.loads(text))
+        # It has just been read, so it is not read back once more.
+        written, _ = self._tried(self.loads(text))
+        return text if written is None else written
 
     def is_same(self, one: object, other: object) -> bool:
         """Say whether two values are the same once they are stored."""
@@ -110,6 +121,11 @@ class ForeignSerializer:
             return True
         # In a text the order of a set depends on chance.
         return pickled_same(one, other)
+
+
+def is_content(data: object) -> TypeGuard[dict[str, Any]]:
+    """Say whether what was read is a session's content."""
+    return isinstance(data, dict) and all(isinstance(key, str) for key in data)
 
 
 def is_storable(text: str) -> bool:

@@ -8,6 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.types import TypeEngine
+
+from .modeltypes import types_of
 
 # The columns by the names that this package has for them. Those a table
 # must have; the others switch something on, see `Layout.switched_off`.
@@ -38,7 +41,7 @@ class Layout:
     :ivar others: further columns of the application's own mapped class, by
         its attributes.
     :ivar id: that class's column of the ids.
-    :ivar user: its column of the users.
+    :ivar types: the types of its columns, as the database has them.
     :ivar table: its table, as it is to be made.
     """
 
@@ -51,7 +54,9 @@ class Layout:
         default_factory=dict, repr=False
     )
     id: sa.Column[Any] | None = field(default=None, repr=False)
-    user: sa.Column[Any] | None = field(default=None, repr=False)
+    types: Mapping[str, TypeEngine[Any]] = field(
+        default_factory=dict, repr=False
+    )
     table: sa.Table | None = field(default=None, repr=False)
 
     def has(self, name: str) -> bool:
@@ -72,8 +77,8 @@ def layout_of(model: Any) -> Layout:
 
     Its attributes say which column is which, whatever those are called.
 
-    Raises ValueError if it is no class that is mapped to one table, or lacks
-    an attribute that is required.
+    Raises ValueError if it is no class that is mapped to one table, lacks an
+    attribute that is required, or has one of a type that we cannot use.
     """
     try:
         mapper = sa.inspect(model)
@@ -99,7 +104,7 @@ def layout_of(model: Any) -> Layout:
             if key not in COLUMNS and column.table is table
         },
         id=columns.get("id"),
-        user=columns.get("user_id"),
+        types=types_of(columns),
         table=table,
     )
 

@@ -23,12 +23,10 @@ class Adopted:
 
     :ivar created: when it began.
     :ivar content: returns what is in it, each time anew.
-    :ivar end: ends it where it was kept.
     """
 
     created: int
     content: Callable[[], dict[str, Any]]
-    end: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -93,15 +91,25 @@ def find(
             times = record.created or 0, record.seen or 0
             is_ahead = max(times) > now + FARTHEST_AHEAD
             return Found(row=row, ended=verdict, may_return=is_ahead)
-        if record.data is None:
-            raise UnreadableDataError("it is NULL, or over max_data_size")
-        text = policy.sealer.open(record.data, token)
-        content = policy.serializer.loads(text)
+        text, content = opened(policy, record, token)
         return Found(record, text, content, row)
     except UnreadableDataError as error:
         # Left in place: a newer release may be able to read it.
         log.warning("session %s is unreadable: %s", fingerprint(key), error)
         return Found(row=row, ended="unreadable")
+
+
+def opened(
+    policy: Policy, record: Record, token: Secret
+) -> tuple[str, dict[str, Any]]:
+    """Return the data of a row, decrypted, and its content.
+
+    Raises UnreadableDataError, which says why.
+    """
+    if record.data is None:
+        raise UnreadableDataError("it is NULL, or over max_data_size")
+    text = policy.sealer.open(record.data, token)
+    return text, policy.serializer.loads(text)
 
 
 def _read_plain(

@@ -174,6 +174,7 @@ OPTIONS = (
         "id session_id data created_at updated_at",
         "The columns that the table has, if it is not made by this package: "
         "``session_id``, ``data``, ``created_at``, ``updated_at`` at least.",
+        is_object=True,
     ),
     Option(
         "model",

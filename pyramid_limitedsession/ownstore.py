@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from pyramid.exceptions import ConfigurationError
 
@@ -27,30 +27,36 @@ def make_own_store(
     """
     if make_store is None:
         return None
+    made, problem = None, ""
     try:
         made = make_store(settings)
     except Exception as error:
-        # Its text may quote a URL with a password.
-        raise ConfigurationError(
-            f"{SETTING} made no store: it raised {type(error).__name__}"
-        ) from error
-    problem = _problem(made)
+        problem = f"it raised {_told(error)}"
+    problem = problem or _problem(made)
     if problem:
-        kind = shown(type(made).__name__)
-        raise ConfigurationError(
-            f"{SETTING} made no store: it returned an object of type {kind}, "
-            f"{problem}"
-        )
-    store: Store = made
-    return store
+        # Here, where no error is its cause or context: those are printed.
+        raise ConfigurationError(f"{SETTING} made no store: {problem}")
+    return cast(Store, made)
+
+
+def _told(error: Exception) -> str:
+    """Return what may be told of an error: its class, seldom its text.
+
+    That of any other than these may quote a URL with a password.
+    """
+    name = type(error).__name__
+    is_harmless = isinstance(error, (ConfigurationError, ImportError))
+    return f"{name}: {error}" if is_harmless else name
 
 
 def _problem(made: object) -> str:
     missing = [
         name for name in _METHODS if not callable(getattr(made, name, None))
     ]
+    kind = shown(type(made).__name__)
+    returned = f"it returned an object of type {kind}"
     if missing:
-        return f"which has no method {', '.join(missing)}"
+        return f"{returned}, which has no method {', '.join(missing)}"
     if not isinstance(getattr(made, "commits_last", None), bool):
-        return "whose commits_last is neither True nor False"
+        return f"{returned}, whose commits_last is neither True nor False"
     return ""

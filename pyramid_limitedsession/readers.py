@@ -202,12 +202,26 @@ def read_url(text: str) -> str:
     return text
 
 
-def read_columns(text: str) -> tuple[str, ...]:
+def read_columns(given: Any) -> tuple[str, ...]:
     """Return the columns that a table has, in our order."""
-    given = set(text.split())
-    if given - set(COLUMNS) or not given >= set(REQUIRED):
-        raise ValueError
-    return tuple(name for name in COLUMNS if name in given)
+    names = _texts(given)
+    for name in names:
+        if name not in COLUMNS:
+            raise ValueError(f"there is no column {name!r}")
+    for name in REQUIRED:
+        if name not in names:
+            raise ValueError(f"it lacks {name}")
+    return tuple(name for name in COLUMNS if name in names)
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    """Return a list of texts, or the words of a text."""
+    if isinstance(given, str):
+        return tuple(given.split())
+    is_list = isinstance(given, (list, tuple))
+    if not is_list or not all(isinstance(each, str) for each in given):
+        raise ValueError("it is neither a text nor a list of texts")
+    return tuple(given)
 
 
 def read_object(given: Any) -> Any:
@@ -236,7 +250,11 @@ def read_model(given: Any) -> Layout:
 
 def read_keys(given: Any) -> tuple[str, ...]:
     """Return secret keys: a list of them, or a text with blanks between."""
-    keys = tuple(given.split() if isinstance(given, str) else given)
-    if not keys or any(len(key) < _SHORTEST_KEY for key in keys):
+    keys = _texts(given)
+    if not keys:
         raise ValueError
+    for key in keys:
+        # Half a surrogate pair cannot be encoded: a ValueError, too.
+        if len(key) < _SHORTEST_KEY or not key.encode():
+            raise ValueError
     return keys

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .ending import Revocation, revoke, to_revoke
 from .errors import SessionConflict, UnreadableDataError
 from .limits import moved
+from .loading import opened
+from .place import Content, Others
 from .serializers import check_size
 from .settings import Policy
 from .statements import MAX_VERSION
 from .store import Record, RowId, Store, Work, is_changed, merge
 from .tokens import Secret, fingerprint, hashed, key_of, make_token
-from .users import user_of
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +84,22 @@ class Plan:
     passive: bool
     ended: int
     created: int
-    others: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    others: Others
+
+    def ask_others(self) -> None:
+        """Ask for the values for further columns now, to have them later."""
+        if self.text is not None:
+            self._others_of(self.text)
+
+    def _others_of(self, text: str) -> Content:
+        return self.others.of(text, self.policy.serializer.loads)
 
     def execute(self, work: Work) -> Result:
         """Run the statements inside an open transaction.
 
         Raises:
             SessionConflict: ``on_conflict = retry``, and another request
-                changed the same key.
+                changed the same key, or what cannot be read here.
             SessionOverflowError: the merged data is too large.
         """
         if self.ends:
@@ -138,7 +146,7 @@ class Plan:
             expires=self._expires(profile, self.created, self.now),
             user=self.user,
             profile=profile,
-            others=self.others,
+            others=self._others_of(text),
         )
         record = replace(record, id=work.insert(record))
         return Result(record, token, text=text)
@@ -146,10 +154,7 @@ class Plan:
     def _update(self, work: Work, text: str, base: Base) -> Result:
         token = make_token() if self.rotating else None
         old = base.record
-        key = key_of(token) if token else old.key
-        seen = self._seen(old, old)
-        data = self._sealed(text, token or base.token)
-        record = self._next(old, seen, key, data, self.user)
+        record = self._next(old, base, token, text, self.user)
         if work.update(record, old=old):
             return Result(record, token, text=text)
         newest = work.lock(old)
@@ -159,14 +164,21 @@ class Plan:
                 fingerprint(old.key),
             )
             return Result(lost=True)
-        merged = self._merged(base, newest, text)
+        try:
+            merged = self._merged(base, newest, text)
+        except UnreadableDataError as error:
+            log.warning(
+                "session %s was changed meanwhile, and is unreadable now: "
+                "%s; it stays as it is, and a change is dropped",
+                fingerprint(old.key),
+                error,
+            )
+            return Result(lost=True)
         user = self.user
         if merged is not None:
             text = self._checked(merged)
-            data = self._sealed(text, token or base.token)
-            user = user_of(self.policy.user_key, merged)
-        seen = self._seen(old, newest)
-        record = self._next(newest, seen, key, data, user)
+            user = self.policy.user_of(merged)
+        record = self._next(newest, base, token, text, user)
         work.replace(record, old=newest)
         return Result(record, token, merged, text=text)
 
@@ -182,11 +194,14 @@ class Plan:
     def _next(
         self,
         record: Record,
-        seen: int,
-        key: Secret,
-        data: Secret,
+        base: Base,
+        token: Secret | None,
+        text: str,
         user: Secret | None,
     ) -> Record:
+        """Return what the row ``record`` becomes, with a new token or none."""
+        key = key_of(token) if token else base.record.key
+        seen = self._seen(base.record, record)
         created = record.created or self.now
         name, is_new = self.profile
         profile = name if is_new else record.profile
@@ -194,14 +209,14 @@ class Plan:
             record,
             # The key may be the primary key.
             id=record.id if record.id != record.key else hashed(key),
-            others=self.others,
             key=key,
-            data=data,
+            data=self._sealed(text, token or base.token),
             version=(record.version or 0) % MAX_VERSION + 1,
             seen=seen,
             expires=self._expires(profile, created, seen),
             user=user,
             profile=profile,
+            others=self._others_of(text),
         )
 
     def _sealed(self, text: str, token: Secret) -> Secret:
@@ -216,24 +231,34 @@ class Plan:
     def _merged(
         self, base: Base, newest: Record, text: str
     ) -> dict[str, Any] | None:
-        """Return the merged content, None if ours stands as it is."""
-        serializer = self.policy.serializer
-        if self.policy.on_conflict == "overwrite" or newest.data is None:
+        """Return the merged content, None if ours stands as it is.
+
+        Raises:
+            SessionConflict: see `execute`.
+            UnreadableDataError: nothing can be merged, and what is stored
+                must not be lost: a newer release may be able to read it.
+        """
+        serializer, policy = self.policy.serializer, self.policy.on_conflict
+        if policy == "overwrite":
             return None
         try:
-            stored = self.policy.sealer.open(newest.data, base.token)
-            theirs = serializer.loads(stored)
-        except UnreadableDataError:
-            return None
+            _, theirs = opened(self.policy, newest, base.token)
+            started, mine = map(serializer.loads, (base.text, text))
+        except UnreadableDataError as error:
+            if policy == "retry":
+                raise SessionConflict([]) from error
+            if self.cleared:
+                return None
+            raise
         merged, both = merge(
-            serializer.loads(base.text),
-            serializer.loads(text),
+            started,
+            mine,
             theirs,
             cleared=self.cleared,
             popped=self.popped,
             is_same=serializer.is_same,
         )
-        if both and self.policy.on_conflict == "retry":
+        if both and policy == "retry":
             raise SessionConflict(both)
         return merged
 

@@ -8,7 +8,7 @@ own, where Alembic finds it; `SessionMixin` makes it a declarative class.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -31,21 +31,23 @@ from .columntypes import (
     plain_text,
 )
 from .layout import COLUMNS, Layout, names_of
+from .modeltypes import PROFILE_LENGTH, REASON_LENGTH, is_zoned, user_column
 from .users import USER_LENGTH
 
-_PROFILE_LENGTH = 40
-_REASON_LENGTH = 20
 # In a typed table's info: the application's own, which is to be made.
 AS_MADE = "pyramid_limitedsession.as_made"
 
 
 @dataclass(frozen=True)
 class _Types:
-    """The types of columns that we read in our own way."""
+    """The types of columns that we read in our own way.
+
+    :ivar moment: returns that of a column of times, by its name.
+    """
 
     key: TypeEngine[Any]
     data: TypeEngine[Any]
-    moment: TypeEngine[Any]
+    moment: Callable[[str], TypeEngine[Any]]
     user: TypeEngine[Any]
 
     @classmethod
@@ -57,7 +59,7 @@ class _Types:
             native_json()
             if is_native
             else sa.Text().with_variant(text, *MYSQL),
-            sa.DateTime(),
+            lambda name: sa.DateTime(),
             plain_text(USER_LENGTH, "utf8mb4"),
         )
 
@@ -162,11 +164,13 @@ def typed_table(layout: Layout, *, is_native: bool = False) -> sa.Table:
 
     ``is_native``: its data is a column of JSON.
     """
-    user: TypeEngine[Any] = SecretUser()
-    if layout.user is not None and _is_number(layout.user.type):
-        user = SecretNumber()
-    data = SecretJSON() if is_native else SecretText()
-    types = _Types(SecretKey(), data, UTCSeconds(), user)
+    is_number = user_column(layout.types.get("user_id")).numbers is not None
+    types = _Types(
+        key=SecretKey(),
+        data=SecretJSON() if is_native else SecretText(),
+        moment=lambda name: UTCSeconds(is_zoned(layout.types.get(name))),
+        user=SecretNumber() if is_number else SecretUser(),
+    )
     others = [
         sa.Column(column.name, column.type, key=key)
         for key, column in layout.others.items()
@@ -178,20 +182,23 @@ def typed_table(layout: Layout, *, is_native: bool = False) -> sa.Table:
     return table
 
 
-def _is_number(kind: TypeEngine[Any]) -> bool:
-    return isinstance(kind, sa.Integer)
-
-
 def _own_id(column: sa.Column[Any]) -> sa.Column[Any]:
     """Return the column of an application's own ids, for inserting."""
     default: Any = column.default
+    if isinstance(default, sa.Sequence):
+        # One may be of one column only.
+        default = sa.Sequence(
+            default.name, schema=default.schema, optional=default.optional
+        )
+    elif default is not None:
+        default = default.arg
     made = column.server_default is not None
     return sa.Column(
         column.name,
         column.type,
         key="id",
         primary_key=True,
-        default=None if default is None else default.arg,
+        default=default,
         server_default=sa.FetchedValue() if made else None,
     )
 
@@ -279,13 +286,13 @@ def _columns(layout: Layout, types: _Types) -> dict[str, sa.Column[Any]]:
         "session_id": (types.key, {"primary_key": not has_id}),
         "data": (types.data, {}),
         "version": (sa.Integer, {}),
-        "created_at": (types.moment, {}),
-        "updated_at": (types.moment, {}),
-        "expires_at": (types.moment, {"nullable": True}),
+        "created_at": (types.moment("created_at"), {}),
+        "updated_at": (types.moment("updated_at"), {}),
+        "expires_at": (types.moment("expires_at"), {"nullable": True}),
         "user_id": (types.user, {"nullable": True}),
-        "profile": (plain_text(_PROFILE_LENGTH), {"nullable": True}),
+        "profile": (plain_text(PROFILE_LENGTH), {"nullable": True}),
         # Why the session is over: such a row is a tombstone, without data.
-        "ended": (plain_text(_REASON_LENGTH), {"nullable": True}),
+        "ended": (plain_text(REASON_LENGTH), {"nullable": True}),
     }
     return {
         name: sa.Column(

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .layout import Layout, names_of
+from .layout import Layout
 from .limits import Limits
+from .modeltypes import user_column
 from .options import (
     COLUMN,
     COLUMN_OPTIONS,
@@ -32,14 +33,16 @@ from .reading import (
 )
 from .sealing import HAS_CRYPTOGRAPHY, Plain, Sealer, as_sealer
 from .serializers import Serializer
+from .tablesettings import (
+    ENGINE_PREFIX,
+    as_layout,
+    contradictions_of_store,
+    contradictions_of_table,
+)
+from .tokens import Secret
+from .users import UserColumn, user_of
 
 _FIRST = PROFILE_OPTIONS[0].name
-ENGINE_PREFIX = "sqlalchemy."
-# What says where and how a table of ours is used.
-_OF_TABLE = (
-    *("dbsession", "create_table", "lock_timeout", "table_name", "schema"),
-    *("columns", "model", "column_values"),
-)
 # A request and its session's content; values of columns.
 ColumnValues = Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]
 
@@ -52,6 +55,7 @@ class Policy:
     :ivar accepts_any_token: tokens that somebody else has made, too.
     :ivar sealer: encrypts what is stored, if that is wanted.
     :ivar keeps_users: it is stored, beside the content, whose session it is.
+    :ivar users: which users can be stored so.
     """
 
     profiles: Profiles
@@ -65,6 +69,14 @@ class Policy:
     # It may hold the application's keys.
     sealer: Sealer = field(default_factory=Plain, repr=False)
     keeps_users: bool = True
+    users: UserColumn = field(default_factory=UserColumn)
+
+    def user_of(self, content: Mapping[str, Any]) -> Secret | None:
+        """Return the user of a session, None if it is nobody's.
+
+        Raises SessionValueError if he could not be stored.
+        """
+        return user_of(self.user_key, content, self.users)
 
 
 @dataclass(frozen=True)
@@ -127,11 +139,11 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
         if name != "url"
     }
     problems += _contradictions(values, engine, named)
-    problems += _contradictions_of_table(ours, values, names, named)
+    problems += contradictions_of_table(ours, values, names, named)
     problems += _contradictions_of_encryption(ours, values)
-    problems += _contradictions_of_store(ours, values)
+    problems += contradictions_of_store(ours, values)
     refuse_if(problems)
-    return _make(values, engine, named, _layout(values, names))
+    return _make(values, engine, named, as_layout(values, names))
 
 
 def _read_profiles(
@@ -217,69 +229,6 @@ def _contradictions(
     return problems + _contradictions_of_cookie(values)
 
 
-def _layout(values: dict[str, Any], names: dict[str, str]) -> Layout:
-    model: Layout | None = values["model"]
-    return model or Layout(
-        values["table_name"],
-        values["schema"],
-        names_of(values["columns"], names),
-    )
-
-
-def _contradictions_of_table(
-    ours: Mapping[str, Any],
-    values: dict[str, Any],
-    names: dict[str, str],
-    named: dict[str, dict[str, Any]],
-) -> list[str]:
-    model, layout = values["model"], _layout(values, names)
-    problems = []
-    if model:
-        told = ("table_name", "schema", "columns")
-        problems += [
-            f"{PREFIX}{key} cannot be set beside {PREFIX}model, which says "
-            "it already; take it out"
-            for key in ours
-            if key in told or key.startswith(COLUMN)
-        ]
-    elif values["column_values"]:
-        problems.append(
-            f"{PREFIX}column_values needs a {PREFIX}model that has those "
-            "columns; say it like 'myapp.models.WebSession'"
-        )
-    used = list(layout.names.values())
-    problems += [
-        f"{PREFIX}{COLUMN}{name} cannot be {called!r}: another column has "
-        f"that name; say it like 'the_{name}'"
-        for name, called in layout.names.items()
-        if used.count(called) > 1
-    ]
-    needs = (
-        ("profile", f"{PROFILE}NAME", named),
-        ("user_id", "max_sessions_per_user", values["max_sessions_per_user"]),
-    )
-    problems += [
-        f"{PREFIX}{setting} needs the column {name!r}, which the table does "
-        "not have"
-        for name, setting, is_used in needs
-        if is_used and not layout.has(name)
-    ]
-    return problems
-
-
-def _contradictions_of_store(
-    ours: Mapping[str, Any], values: dict[str, Any]
-) -> list[str]:
-    if values["store"] is None:
-        return []
-    return [
-        f"{PREFIX}{key} cannot be set beside {PREFIX}store, which keeps "
-        "sessions in its own way; take it out"
-        for key in ours
-        if key in _OF_TABLE or key.startswith((ENGINE_PREFIX, COLUMN))
-    ]
-
-
 def _contradictions_of_cookie(values: dict[str, Any]) -> list[str]:
     problems = []
     name, secure = values["cookie_name"], values["cookie_secure"]
@@ -356,6 +305,7 @@ def _policy(
         accepts_any_token=bool(values["legacy_ids"]),
         sealer=as_sealer(values["encrypt"], values["encryption_keys"]),
         keeps_users=layout.has("user_id"),
+        users=user_column(layout.types.get("user_id")),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from .draft import Draft
@@ -31,6 +32,9 @@ class Stored:
     :ivar ends_token: this request has ended what the token stood for.
     :ivar has_signed_in: it became a user's session in this request.
     :ivar adopted: the old session that it was until this request.
+    :ivar end_old: ends the old session that the browser presents, if it
+        does. Raises what that raises. To be called at once: a request that
+        fails later has ended it, too.
     """
 
     def __init__(self, policy: Policy, token: Secret | None, now: int) -> None:
@@ -47,6 +51,7 @@ class Stored:
         self.has_signed_in = False
         self.ends_token = False
         self.adopted: Adopted | None = None
+        self.end_old: Callable[[], None] = lambda: None
         self._may_return = False
 
     def take_found(self, found: Found, *, was_found: bool) -> None:
@@ -83,14 +88,8 @@ class Stored:
         self.is_lost, self.resend, self.new_token = True, False, None
 
     def end(self) -> None:
-        """Forget it: what comes now is a new session.
-
-        Raises what an old session raises that cannot be ended.
-        """
-        if self.adopted is not None:
-            # At once: a request that fails later has ended it, too.
-            self.adopted.end()
-            self.adopted = None
+        """Forget it: what comes now is a new session."""
+        self.adopted = None
         self.is_lost = False
         self.ends_token |= self.token is not None
         self.row = self.record = self.text = None

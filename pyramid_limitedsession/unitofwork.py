@@ -22,7 +22,6 @@ from .settings import Policy
 from .store import changed_keys
 from .stored import Stored
 from .tokens import Secret
-from .users import user_of
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +161,7 @@ class Unit:
         if self._closed:
             # Nobody comes after us to carry it out.
             self._save_alone()
+        self.stored.end_old()
 
     def rotate(self) -> None:
         """Give the stored session a new token at the end of the request."""
@@ -220,7 +220,7 @@ class Unit:
         draft, policy = self._draft, self.policy
         user, rotating = None, draft.rotating
         if text is not None:
-            user = user_of(policy.user_key, draft.content)
+            user = policy.user_of(draft.content)
             # OWASP ASVS 7.2.4: another user, another token.
             rotating |= self.stored.changes_user(user, draft.content)
         return Plan(
@@ -238,7 +238,7 @@ class Unit:
             profile=(draft.profile, draft.reprofiled),
             passive=self._is_passive(),
             created=self.stored.created,
-            others=self.place.others(draft.content) if text else {},
+            others=self.place.others,
         )
 
     # -- outcome -------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .errors import SessionValueError
@@ -12,18 +13,54 @@ from .tokens import Secret
 USER_LENGTH = 190
 
 
-def user_of(key: str | None, content: Mapping[str, Any]) -> Secret | None:
+@dataclass(frozen=True)
+class UserColumn:
+    """What the column of the users can keep.
+
+    :ivar length: the most characters of a name.
+    :ivar numbers: the whole numbers that it keeps; None: it keeps texts.
+    """
+
+    length: int = USER_LENGTH
+    numbers: range | None = None
+
+    def problem(self, name: str) -> str | None:
+        """Return why it cannot keep a name, None if it can."""
+        if len(name) > self.length:
+            return f"has more than {self.length} characters"
+        if "\0" in name or any("\ud800" <= each <= "\udfff" for each in name):
+            return "has characters that no database keeps"
+        if self.numbers is None:
+            return None
+        # Not by another name than the one that it will be read as: "007" is
+        # nobody, or whoever revokes him would not revoke 7.
+        if not (is_number(name) and int(name) in self.numbers):
+            return "is no whole number that the column for it keeps"
+        return None
+
+
+def is_number(name: str) -> bool:
+    """Say whether a name is a whole number, written as Python writes it."""
+    try:
+        return str(int(name)) == name
+    except ValueError:
+        return False
+
+
+def user_of(
+    key: str | None, content: Mapping[str, Any], column: UserColumn
+) -> Secret | None:
     """Return the name of the user under a key of the content.
 
     A text or an integer, as a text; None if it is neither, or empty.
 
-    Raises SessionValueError if no column could hold it: a session that
+    Raises SessionValueError if the column could not hold it: a session that
     nobody could find would be one that nobody could revoke.
     """
     value = None if key is None else content.get(key)
     if not _is_name(value):
         return None
-    problem = _problem(str(value))
+    problem = column.problem(str(value))
     if problem is not None:
         raise SessionValueError(
             f"session[{key!r}]", f"names the user, but {problem}"
@@ -34,14 +71,14 @@ def user_of(key: str | None, content: Mapping[str, Any]) -> Secret | None:
 def name_of(user_id: str | int) -> Secret:
     """Return the name under which a user's sessions are found.
 
-    Raises ValueError if no session can have it.
+    Raises ValueError if no session can have it, whatever column there is.
     """
     if user_id == "":
         raise ValueError("the name of the user is empty")
     if not _is_name(user_id):
         kind = type(user_id).__name__
         raise ValueError(f"a {kind} cannot name a user; say it like 'ann'")
-    problem = _problem(str(user_id))
+    problem = UserColumn().problem(str(user_id))
     if problem is not None:
         raise ValueError(f"the name of the user {problem}")
     return Secret(user_id)
@@ -50,11 +87,3 @@ def name_of(user_id: str | int) -> Secret:
 def _is_name(value: object) -> bool:
     is_name = isinstance(value, (str, int)) and not isinstance(value, bool)
     return is_name and value != ""
-
-
-def _problem(name: str) -> str | None:
-    if len(name) > USER_LENGTH:
-        return f"has more than {USER_LENGTH} characters"
-    if "\0" in name or any("\ud800" <= each <= "\udfff" for each in name):
-        return "has characters that no database keeps"
-    return None

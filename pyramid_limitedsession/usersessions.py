@@ -39,7 +39,8 @@ class UserSessions:
     is out. Its browser is told why: ``session.ended`` is ``"revoked"``.
 
     All methods raise ValueError if the user's name is not a text or an
-    integer, or one that no session can have.
+    integer, or one that no session can have in any table. Whom only this
+    table cannot keep, where users are numbers for instance, has no sessions.
     """
 
     def __init__(self, unit: Callable[[], Unit]) -> None:
@@ -52,6 +53,9 @@ class UserSessions:
         """
         unit = self._unit()
         own = unit.known().record
+        name = name_of(user_id)
+        if unit.policy.users.problem(name) is not None:
+            return []
         read = unit.place.to_read().of_user
         found = [
             Summary(
@@ -61,7 +65,7 @@ class UserSessions:
                 profile=record.profile,
                 is_current=own is not None and own.id == record.id,
             )
-            for record in read(name_of(user_id))
+            for record in read(name)
             if is_alive(unit.policy, record, unit.stored.now)
         ]
         found.sort(key=lambda each: (each.seen, each.id), reverse=True)
@@ -69,8 +73,7 @@ class UserSessions:
 
     def end(self, user_id: str | int, summary_id: int | str) -> None:
         """End one of the user's sessions; of somebody else's, none."""
-        revocation = Revocation(name_of(user_id), summary_id, False)
-        self._unit().revoke(revocation)
+        self._revoke(Revocation(name_of(user_id), summary_id, False))
 
     def end_all(
         self, user_id: str | int, *, except_current: bool = True
@@ -81,4 +84,9 @@ class UserSessions:
             user_id: whose.
             except_current: not the one of this request.
         """
-        self._unit().revoke(Revocation(name_of(user_id), None, except_current))
+        self._revoke(Revocation(name_of(user_id), None, except_current))
+
+    def _revoke(self, revocation: Revocation) -> None:
+        unit = self._unit()
+        if unit.policy.users.problem(revocation.user) is None:
+            unit.revoke(revocation)

@@ -20,8 +20,9 @@ import redis
 import sqlalchemy as sa
 from beaker.exceptions import BeakerWarning
 from pyramid.authentication import SessionAuthenticationHelper
-from pyramid.httpexceptions import HTTPFound
+from pyramid.httpexceptions import HTTPFound, HTTPServiceUnavailable
 from pyramid.interfaces import ISessionFactory
+from pyramid.paster import bootstrap
 from pyramid.request import Request
 from pyramid.security import remember
 from pyramid.session import SignedCookieSessionFactory
@@ -34,6 +35,7 @@ from webtest import TestApp
 
 from pyramid_limitedsession.expiry import FIRST, SEEN
 from tests.apps import MODES, cookie_of
+from tests.commands import COMMANDS
 from tests.signed import add_views
 from tests.sites import Backend, Site
 from tests.threads import in_threads
@@ -792,10 +794,12 @@ def test_two_at_the_same_time(old, new):
 
     @new.on("wait")
     def _(request):
-        found = dict(request.session)
-        if not request.params:
-            return found
-        return [found, second.get("/wait").json]
+        found = [dict(request.session)]
+        if request.params:
+            in_threads(
+                lambda number: found.extend(second.get("/wait").json), 1
+            )
+        return found
 
     assert first.get("/wait?x=1").json == [{"a": "1"}] * 2
     assert first.get("/get").json == [{"a": "1"}, None]
@@ -1167,7 +1171,10 @@ def test_broken_backend(old, make_new):
 
 
 def breaking(old, *, at_the_end=False):
-    """Return a factory of old sessions whose server is down."""
+    """Return a factory of old sessions whose server is down.
+
+    Or cannot be written, ``at_the_end``, like a replica that was left over.
+    """
     factory = factory_of(old)
 
     def down(*words):
@@ -1177,10 +1184,44 @@ def breaking(old, *, at_the_end=False):
         if not at_the_end:
             down()
         session = factory(request)
-        session.invalidate = down
+        # What writes in pyramid_session_redis and in Beaker.
+        vars(session).update(invalidate=down, persist=down)
         return session
 
     return Counting(broken)
+
+
+def unclear(factory):
+    """Return a factory that reads a second cookie, called ``flag``."""
+
+    def two(request):
+        request.cookies.get("flag")
+        return factory(request)
+
+    return two
+
+
+@pytest.fixture(name="stuck")
+def _stuck(old, make_new):
+    """The new application while no old session can be ended.
+
+    Its error page is answered with 503.
+    """
+
+    def with_page(config):
+        with_login(config)
+        config.add_exception_view(
+            lambda error, request: HTTPServiceUnavailable(),
+            context=redis.ConnectionError,
+        )
+
+    return make_new(
+        settings={
+            "limitedsession.adopt": breaking(old, at_the_end=True),
+            "limitedsession.user_key": "user",
+        },
+        configure=with_page,
+    )
 
 
 @REDIS
@@ -1207,6 +1248,201 @@ def test_logout_that_fails(old, make_new):
     )
     with pytest.raises(redis.ConnectionError):
         moved(new, old.visitor()).get("/invalidate")
+
+
+@PICKLING
+@APART
+def test_later_logout_that_fails(old, stuck):
+    """Neither does one of a later request, which ends ours all the same.
+
+    A browser that sees the error page has none of the two cookies then.
+    """
+    new, browser = stuck, old.visitor(user="ann")
+    twin = copied(new, browser)
+    moved(new, browser).get("/get")
+    give(twin, "session", browser.cookies["session"])
+    assert len(new.rows()) == 1
+    twin.get("/invalidate", status=503)
+    assert (names(twin), new.rows()) == ([], [])
+    assert twin.get("/get").json == [{}, None]
+
+
+@REDIS
+@APART
+def test_logout_without_an_error_page(old, make_new):
+    """Without one it keeps both: the logout has failed, and can be tried
+    again."""
+    settings = {"limitedsession.adopt": breaking(old, at_the_end=True)}
+    readonly = make_new(settings=settings)
+    new = make_new(table=readonly.table.name)
+    twin = with_twin(old, readonly)
+    with pytest.raises(redis.ConnectionError):
+        twin.get("/invalidate")
+    assert names(twin) == ["old", "session"]
+    twin = moved(new, twin)
+    twin.get("/invalidate")
+    assert names(twin) == []
+    assert twin.get("/get").json == [{}, None]
+
+
+@pytest.mark.parametrize("kind", ["beaker"], indirect=True)
+@APART
+def test_logout_while_nothing_can_be_read(old, stuck, make_new):
+    """The same if nobody can tell whether there is an old session."""
+    twin = with_twin(old, stuck)
+    reads = []
+
+    class Down(old.backend.options["namespace_class"]):
+        def __getitem__(self, key):
+            reads.append(key)
+            raise ConnectionError
+
+    old.backend.options["namespace_class"] = Down
+    down = Site(old.backend, old.clock, is_limited=False)
+    new = make_new(
+        table=stuck.table.name,
+        settings={"limitedsession.adopt": factory_of(down)},
+    )
+    twin = moved(new, twin)
+    assert twin.get("/get").json == [{"user": "ann"}, None]
+    with pytest.raises(ConnectionError):
+        twin.get("/invalidate")
+    assert len(reads) == 1
+    assert new.rows() == []
+
+
+@PICKLING
+@APART
+def test_browser_loses_one_that_cannot_be_ended(old, stuck, caplog):
+    """Its cookie is deleted all the same, so the browser has ours alone."""
+    browser = moved(stuck, old.visitor())
+    assert browser.get("/get").json == [{"a": "1"}, None]
+    assert names(browser) == ["session"]
+    assert len(lines(caplog, logging.ERROR)) == 1
+    browser.get("/invalidate")
+    assert (names(browser), stuck.rows()) == ([], [])
+
+
+@REDIS
+@APART
+def test_deletion_on_https(old, stuck):
+    """A cookie that only goes over https is deleted as one."""
+    cookie = old.visitor().cookies["old"]
+    response = TestApp(stuck.app).get(
+        "https://localhost/get", headers={"Cookie": f"old={cookie}"}
+    )
+    assert "old=; Max-Age=0; Path=/" in cookie_of(response)[0]
+    assert "secure" in cookie_of(response)[0]
+
+
+@REDIS
+@APART
+@pytest.mark.parametrize("ending", OVER)
+def test_nothing_comes_back_while_it_is_stuck(old, stuck, make_new, ending):
+    """Where ours is over, the old one does not come back, even if it cannot
+    be ended, and its cookie is not known.
+
+    The browser keeps both: beside a dead token nothing is adopted. Once the
+    old one can be ended, both go.
+    """
+    new, settings = stuck, {"limitedsession.user_key": "user"}
+    factory = unclear(breaking(old, at_the_end=True))
+    both = make_new(
+        table=new.table.name,
+        settings=settings | {"limitedsession.adopt": factory},
+    )
+    twin = moved(both, with_twin(old, new))
+    give(twin, "flag", "1")
+    ending(new, twin)
+    for _ in range(2):
+        assert twin.get("/get").json[0] == {}
+        assert names(twin) == ["flag", "old", "session"]
+    good = make_new(table=new.table.name, settings=settings)
+    assert moved(good, twin).get("/get").json[0] == {}
+    assert names(twin) == ["flag"]
+
+
+@REDIS
+@APART
+def test_known_cookie_of_one_that_is_stuck(old, stuck):
+    """Where it is known the old cookie goes at once, and ours after it."""
+    twin = with_twin(old, stuck)
+    after_revoking(stuck, twin)
+    assert twin.get("/get").json == [{}, "revoked"]
+    assert names(twin) == ["session"]
+    assert twin.get("/get").json == [{}, "revoked"]
+    assert names(twin) == []
+
+
+# -- requests without a browser ----------------------------------------
+
+
+def inner(request, path, **options):
+    """Let the application answer a request that is no copy of this one."""
+    cookie = {"Cookie": request.headers.get("Cookie", "")}
+    subrequest = Request.blank(path, headers=cookie)
+    return request.invoke_subrequest(subrequest, **options).json
+
+
+@PICKLING
+@APART
+@pytest.mark.parametrize("use_tweens", [True, False])
+@pytest.mark.parametrize("looks", [True, False])
+def test_request_inside_another(old, make_new, use_tweens, looks):
+    """It adopts nothing: the cookie of its answer reaches no browser."""
+    # pyramid_tm asks a security policy in each request.
+    new = make_new(configure=lambda config: None)
+
+    @new.on("sub")
+    def _(request):
+        found = dict(request.session) if looks else None
+        return [found, inner(request, "/get", use_tweens=use_tweens)]
+
+    browser = moved(new, old.visitor())
+    found = [{"a": "1"} if looks else None, [{}, None]]
+    assert browser.get("/sub").json == found
+    assert browser.get("/get").json == [{"a": "1"}, None]
+    assert len(new.rows()) == 1
+
+
+@PICKLING
+@APART
+def test_logout_inside_another_request(old, make_new):
+    """A logout there is a logout: it ends the old session."""
+    new = make_new(configure=lambda config: None)
+
+    @new.on("sub")
+    def _(request):
+        return inner(request, "/invalidate", use_tweens=True)
+
+    browser = moved(new, old.visitor())
+    browser.get("/sub")
+    assert browser.get("/get").json == [{}, None]
+
+
+calls = []
+
+
+def never(request):
+    """Return no session, and note that somebody has asked."""
+    calls.append(request)
+
+
+def test_scripts_ask_nobody(lite, make_ini):
+    """A request of a script has no cookies, so it has no old session.
+
+    The commands do not even look.
+    """
+    calls.clear()
+    ini = make_ini(lite, limited__adopt=f"{__name__}.never")
+    for name in COMMANDS:
+        code, _, told = ini.work(name)
+        # That one needs Alembic's folder, which is looked for last.
+        assert code == 0 or name == "pls-migration", told
+    with bootstrap(str(ini.path)) as env:
+        assert dict(env["request"].session) == {}
+        env["registry"]["pyramid_limitedsession"].store.engine.dispose()
+    assert calls == []
 
 
 # -- what operators see ------------------------------------------------

@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.orm import declarative_base
 
+from pyramid_limitedsession import SessionMixin
 from pyramid_limitedsession.doctor.checks import CHECKS, check, checks_table
 from pyramid_limitedsession.doctor.facts import (
     DAY,
@@ -22,7 +25,6 @@ from pyramid_limitedsession.doctor.facts import (
     VacuumFacts,
     Wiring,
 )
-from pyramid_limitedsession.layout import Layout
 from pyramid_limitedsession.schema import typed_table
 from pyramid_limitedsession.settings import read_settings
 
@@ -37,12 +39,13 @@ ROOT = Path(__file__).parent.parent
 def facts(database="sqlite", settings=None, **known) -> Facts:
     """Return facts of which only some are known."""
     given = {"sqlalchemy.url": "sqlite:////db", **(settings or {})}
+    read = read_settings(
+        {f"limitedsession.{key}": given[key] for key in given}
+    )
     return Facts(
         config_uri="app.ini",
-        settings=read_settings(
-            {f"limitedsession.{key}": given[key] for key in given}
-        ),
-        expected=typed_table(Layout("sessions")),
+        settings=read,
+        expected=typed_table(read.layout),
         dialect=DIALECTS[database](),
         **known,
     )
@@ -519,6 +522,90 @@ def test_types(column, expected):
     of = facts("postgresql", table=table(**{column.name: column}))
     assert expected == found("types", of)
     assert not is_made("types", replace(of, dialect=sqlite.dialect()))
+
+
+def own_class(**columns):
+    """Return an application's own class, with columns of its own."""
+    parents = (SessionMixin, declarative_base())
+    return type("Own", parents, {"__tablename__": "sessions", **columns})
+
+
+@pytest.mark.parametrize(
+    ("declared", "column", "expected"),
+    [
+        (
+            sa.Column("session_id", sa.String(67), unique=True),
+            ColumnFacts("session_id", "text", "VARCHAR(67)", 67),
+            [],
+        ),
+        (
+            sa.Column("session_id", sa.String(67), unique=True),
+            ColumnFacts("session_id", "text", "VARCHAR(66)", 66),
+            ["error"],
+        ),
+        (
+            sa.Column("session_id", sa.String(200), unique=True),
+            ColumnFacts("session_id", "text", "VARCHAR(80)", 80),
+            [],
+        ),
+        (
+            sa.Column("user_id", sa.String(50)),
+            ColumnFacts("user_id", "text", "VARCHAR(50)", 50),
+            [],
+        ),
+        (
+            sa.Column("user_id", sa.String(50)),
+            ColumnFacts("user_id", "text", "VARCHAR(49)", 49),
+            ["error"],
+        ),
+        (
+            sa.Column("user_id", sa.Text()),
+            ColumnFacts("user_id", "text", "VARCHAR(50)", 50),
+            ["error"],
+        ),
+    ],
+)
+def test_lengths_of_an_own_class(declared, column, expected):
+    """What the class says is enough: what is longer is not written."""
+    model = own_class(**{declared.name: declared})
+    of = facts(
+        "postgresql", {"model": model}, table=table(**{column.name: column})
+    )
+    assert expected == found("types", of)
+
+
+@pytest.mark.parametrize(
+    ("database", "is_declared", "expected"),
+    [
+        ("postgresql", True, []),
+        ("postgresql", False, ["warning"]),
+        # No zone is kept there, whatever is declared.
+        ("mariadb", True, ["warning"]),
+    ],
+)
+def test_times_with_a_zone(database, is_declared, expected):
+    """They are read right where the class says that they have one."""
+    kind = sa.DateTime(timezone=is_declared)
+    names = ("created_at", "updated_at", "expires_at")
+    model = own_class(**{name: sa.Column(name, kind) for name in names})
+    column = ColumnFacts("created_at", "time", "TIMESTAMP", is_zoned=True)
+    of = facts(database, {"model": model}, table=table(created_at=column))
+    assert expected == found("types", of)
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "expected"),
+    [(sa.Uuid(), "text", []), (sa.Integer(), "integer", ["warning"])],
+)
+def test_ids_of_an_own_class(kind, family, expected):
+    """Only numbers can be given out again."""
+    model = own_class(id=sa.Column("id", kind, primary_key=True))
+    id_ = ColumnFacts("id", family, "ID")
+    of = facts(
+        settings={"model": model},
+        table=replace(table(id=id_), gives_ids_again=True),
+    )
+    assert expected == found("ids", of)
 
 
 # -- all of them -------------------------------------------------------

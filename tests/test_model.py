@@ -18,9 +18,15 @@ from sqlalchemy.orm import (
     relationship,
 )
 
-from pyramid_limitedsession import SessionMixin, make_table
+from pyramid_limitedsession import (
+    SessionMixin,
+    SessionValueError,
+    make_table,
+)
 from pyramid_limitedsession.settings import read_settings
 from tests.alembic_site import differences
+from tests.apps import count_dead, older_than
+from tests.commands import Ini
 
 
 def columns_of_request(request, content):
@@ -120,13 +126,179 @@ def test_a_class_of_the_application(make_shop, database, mode):
     assert {} == browser.get("/get").json
 
 
-def test_a_user_who_is_no_number(make_shop):
-    """What the application's column cannot keep is an error, told as such."""
-    world = make_shop(shop, column_values=columns_of_request)
-    with pytest.raises(Exception, match="no number") as caught:
-        world.browser().get("/sign-in?user=ann")
-    assert "ann" not in str(caught.value)
+# The last two are numbers, but too large for the column of 32 bits.
+NO_NUMBERS = ["Ann", "007", "+7", "1_0", " 5", "٣", "-0", "1.0"]
+NO_NUMBERS += [str(2**31), str(-(2**31) - 1)]
+
+
+def test_a_user_who_is_no_number(make_shop, mode):
+    """He is refused before anything is committed, and told where he is.
+
+    So is whoever is a number by another name than the one he is read as: he
+    would be found by the one, and not by the other.
+    """
+    world = make_shop(shop, mode=mode, column_values=columns_of_request)
+
+    @world.on("sign-in")
+    def _(request):
+        request.session["auth.userid"] = user = request.params["user"]
+        request.dbsession.add(world.Item(name=f"of {user}"))
+        return {}
+
+    for user in NO_NUMBERS:
+        with pytest.raises(SessionValueError) as caught:
+            world.browser().get("/sign-in", {"user": user})
+        told = str(caught.value)
+        assert "session['auth.userid'] names the user" in told
+        assert "no whole number" in told
+        assert user not in told
+    assert [] == world.items()
     assert [] == world.rows()
+    for user in (2**31 - 1, -(2**31), 0):
+        world.browser().get("/sign-in", {"user": str(user)})
+    kept = [row.user_id for row in world.rows()]
+    assert [str(2**31 - 1), str(-(2**31)), "0"] == kept
+
+
+def test_a_user_whom_no_session_can_have(make_shop, mode):
+    """He has no sessions, and ending all of his ends nobody's."""
+    world = make_shop(shop, mode=mode, column_values=columns_of_request)
+
+    @world.on("others")
+    def _(request):
+        user = request.params["user"]
+        found = request.user_sessions.list(user)
+        request.user_sessions.end_all(user)
+        request.user_sessions.end(user, 1)
+        return len(found)
+
+    browser = world.browser()
+    browser.get("/sign-in?user=7")
+    for user in NO_NUMBERS:
+        assert 0 == world.browser().get("/others", {"user": user}).json
+    assert {"auth.userid": "7"} == browser.get("/get").json
+    assert 1 == world.browser().get("/others?user=7").json
+    assert {} == browser.get("/get").json
+
+
+def short(base, table):
+    """Return a class whose users have short names, and whose key just fits."""
+
+    class WebSession(SessionMixin, base):
+        __tablename__ = table
+        session_id: Mapped[str] = mapped_column(sa.String(67), unique=True)
+        user_id: Mapped[str | None] = mapped_column(sa.String(5))
+
+    return WebSession
+
+
+def test_a_user_whose_name_is_too_long(make_shop, mode):
+    """A text that is longer than the application's column is refused too."""
+    world = make_shop(short, mode=mode)
+    with pytest.raises(SessionValueError, match="more than 5 characters"):
+        world.browser().get("/sign-in?user=abcdef")
+    assert [] == world.rows()
+    world.browser().get("/sign-in?user=abcde")
+    assert ["abcde"] == [row.user_id for row in world.rows()]
+
+
+def sequenced(base, table):
+    """Return a class whose ids a sequence gives."""
+
+    class WebSession(SessionMixin, base):
+        __tablename__ = table
+        id: Mapped[int] = mapped_column(
+            sa.BigInteger, sa.Sequence(f"{table}_ids"), primary_key=True
+        )
+
+    return WebSession
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mariadb"])
+def test_ids_of_a_sequence(make_shop, database, mode):
+    """Sessions take their ids from the sequence of the class."""
+    world = make_shop(sequenced, database, mode)
+    with world.engine.begin() as connection:
+        named = sa.Sequence(f"{world.table.name}_ids")
+        first = connection.scalar(named)
+    browser = world.browser()
+    browser.get("/set?a=1")
+    browser.get("/set?b=2")
+    assert {"a": "1", "b": "2"} == browser.get("/get").json
+    world.browser().get("/set?a=1")
+    ids = [row.id for row in world.rows()]
+    assert sorted(ids) == ids
+    assert first < ids[0]
+    with world.engine.begin() as connection:
+        assert connection.scalar(named) > ids[1]
+
+
+def zoned(base, table):
+    """Return a class whose times have a time zone."""
+
+    class WebSession(SessionMixin, base):
+        __tablename__ = table
+        created_at: Mapped[object] = mapped_column(sa.DateTime(timezone=True))
+        updated_at: Mapped[object] = mapped_column(sa.DateTime(timezone=True))
+        expires_at: Mapped[object] = mapped_column(
+            sa.DateTime(timezone=True), nullable=True
+        )
+
+    return WebSession
+
+
+def test_times_with_a_time_zone(make_world, database, mode, run_name):
+    """They are the right moments, whatever zone a connection is in."""
+    zone = {"options": "-c timezone=America/New_York"}
+    world = add_views(
+        make_world(
+            database,
+            mode,
+            query=zone if database == "postgresql" else None,
+            declare=lambda base: zoned(base, f"pls_{run_name}_zoned"),
+            settings={"limitedsession.idle_timeout": "3h"},
+        )
+    )
+    begun, browser = world.clock.now, world.browser()
+    browser.get("/set?a=1")
+    world.clock.pass_(3600)
+    browser.get("/set?b=2")
+    world.clock.pass_(3600)
+    assert {"a": "1", "b": "2"} == browser.get("/get").json
+    (row,) = world.rows()
+    assert (begun, begun + 7200) == (row.created_at, row.updated_at)
+    assert row.expires_at >= begun + 7200 + 3 * 3600
+    if database == "postgresql":
+        epoch = sa.func.extract("epoch", sa.column("updated_at"))
+        with world.engine.connect() as connection:
+            query = sa.select(epoch).select_from(sa.table(world.table.name))
+            assert begun + 7200 == connection.scalar(query)
+    for seen, dead in ((begun + 7199, 0), (begun + 7200, 1)):
+        assert dead == count_dead(world.store, older_than(seen, begun + 7200))
+    # The touch interval is granted.
+    world.clock.pass_(3 * 3600 + 60)
+    assert {} == browser.get("/get").json
+    assert begun + 7200 == world.rows()[0].updated_at
+
+
+def test_ending_with_a_time_zone(make_world, run_name):
+    """A tombstone expires when it has to, and is cleaned then."""
+    world = add_views(
+        make_world(
+            "postgresql",
+            query={"options": "-c timezone=Asia/Tokyo"},
+            declare=lambda base: zoned(base, f"pls_{run_name}_zoned"),
+            settings={"limitedsession.idle_timeout": "3h"},
+        )
+    )
+    browser = world.browser()
+    browser.get("/sign-in?user=1")
+    until = world.rows()[0].expires_at
+    world.browser().get("/others")
+    (row,) = world.rows()
+    assert ("revoked", until) == (row.ended, row.expires_at)
+    for now, dead in ((until - 1, 0), (until, 1)):
+        assert dead == count_dead(world.store, older_than(0, now))
 
 
 def test_values_for_what_is_no_column(make_shop):
@@ -241,6 +413,27 @@ class Visit(SessionMixin, Base):
     __tablename__ = "visits"
 
 
+class Numbered(SessionMixin, Base):
+    """A class whose users are numbers."""
+
+    __tablename__ = "numbered"
+    user_id: Mapped[int | None]
+
+
+def test_commands_about_users_who_are_numbers(tmp_path, capsys):
+    """pls-list and pls-revoke say that one who is no number has none."""
+    ini = Ini(tmp_path / "test.ini", capsys).write(
+        limited__sqlalchemy__url=f"sqlite:///{tmp_path}/db",
+        limited__model="tests.test_model.Numbered",
+    )
+    ini.init()
+    for command in (("pls-list", "007"), ("pls-revoke", "--user", "007")):
+        code, _, err = ini.call(*command)
+        assert 2 == code
+        assert "the name of the user is no whole number" in err
+    assert 0 == ini.call("pls-list", "7")[0]
+
+
 class Poor(Base):
     """A class that lacks what is needed."""
 
@@ -295,6 +488,118 @@ def test_wrong_settings(given, told):
     """What makes no sense is told at start, with what would."""
     with pytest.raises(ConfigurationError) as caught:
         read_settings({f"limitedsession.{k}": v for k, v in given.items()})
+    assert told in str(caught.value)
+
+
+def with_type(name, kind):
+    """Return a class with a column of this type."""
+    declared = {name: sa.Column(name, kind)}
+    parents = (SessionMixin, declarative_base())
+    return type("Typed", parents, {"__tablename__": "typed", **declared})
+
+
+WITH_ZONE = sa.DateTime(timezone=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told"),
+    [
+        ("session_id", sa.String(66), "a text, of at least 67 characters"),
+        ("session_id", sa.LargeBinary(), "a text"),
+        ("data", sa.LargeBinary(), "a text, or JSON"),
+        ("data", sa.Integer(), "a text, or JSON"),
+        ("created_at", sa.Integer(), "a date with a time (DateTime)"),
+        ("updated_at", sa.Date(), "a date with a time (DateTime)"),
+        ("expires_at", sa.String(20), "a date with a time (DateTime)"),
+        ("version", sa.String(10), "a whole number of at least 32 bits"),
+        ("version", sa.SmallInteger(), "a whole number of at least 32 bits"),
+        ("user_id", sa.Uuid(), "a text or a whole number"),
+        ("user_id", sa.Float(), "a text or a whole number"),
+        ("profile", sa.String(39), "a text, of at least 40 characters"),
+        ("ended", sa.Enum("revoked", "limit"), "a text, of at least 20"),
+    ],
+)
+def test_wrong_types(name, kind, told):
+    """A column that cannot keep what is put in is told at start."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({"limitedsession.model": with_type(name, kind)})
+    wanted = f"(its {name} is {kind!r}; it has to be {told}"
+    assert wanted in str(caught.value)
+
+
+class Upper(sa.types.TypeDecorator):
+    """A type of an application's own."""
+
+    impl = sa.String(67)
+    cache_ok = True
+
+    def process_bind_param(self, value, dialect):
+        """Change what is written."""
+        return value.upper()
+
+
+def test_an_own_type_of_a_column(make_shop):
+    """Its functions are not called: it counts as what it is made of."""
+
+    def declare(base, table):
+        parents = (SessionMixin, base)
+        data = sa.Column("data", Upper)
+        return type("Own", parents, {"__tablename__": table, "data": data})
+
+    world = make_shop(declare)
+    browser = world.browser()
+    browser.get("/set?a=b")
+    assert {"a": "b"} == browser.get("/get").json
+    assert ['{"a":"b"}'] == [row.data for row in world.rows()]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("session_id", sa.String(67)),
+        ("session_id", sa.Text()),
+        ("session_id", Upper()),
+        ("created_at", sa.TIMESTAMP()),
+        ("version", sa.BigInteger()),
+        ("user_id", sa.SmallInteger()),
+        ("user_id", sa.String(5)),
+        ("profile", sa.Text()),
+    ],
+)
+def test_right_types(name, kind):
+    """What can keep it will do."""
+    model = with_type(name, kind)
+    assert read_settings({"limitedsession.model": model}).layout.has(name)
+
+
+def test_time_zones_of_some_columns():
+    """Times that are compared with each other are all of one kind."""
+    with pytest.raises(ConfigurationError, match="all have to, or none"):
+        read_settings(
+            {"limitedsession.model": with_type("created_at", WITH_ZONE)}
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "serializer", "told"),
+    [
+        (sa.JSON(), "json", "which only limitedsession.serializer = null"),
+        (sa.JSON(), "null", None),
+        (sa.Text(), "null", "needs a limitedsession.model whose data is"),
+        (sa.Text(), "json", None),
+    ],
+)
+def test_json_and_its_serializer(kind, serializer, told):
+    """A column of JSON and ``serializer = null`` need each other."""
+    settings = {
+        "limitedsession.model": with_type("data", kind),
+        "limitedsession.serializer": serializer,
+    }
+    if told is None:
+        assert read_settings(settings).layout.has("data")
+        return
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings(settings)
     assert told in str(caught.value)
 
 

@@ -90,15 +90,38 @@ def test_what_cannot_be_imported_is_told():
 
 
 def test_a_function_that_fails_is_told():
-    """By the setting's name and the kind of error, which is its cause; what
-    that says may hold a password."""
+    """By the setting's name and the kind of error; what that says may hold a
+    password, and is nowhere: not in its causes either."""
 
     def make_store(settings):
         raise RuntimeError(SECRET)
 
+    with pytest.raises(ConfigurationError) as caught:
+        make_app(store=make_store)
+    told = "limitedsession.store made no store: it raised RuntimeError"
+    assert told in str(caught.value)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert SECRET not in str(error)
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigurationError("set app.path to a folder"),
+        ImportError("No module named 'psycopg'"),
+        ModuleNotFoundError("No module named 'myapp'"),
+    ],
+)
+def test_a_harmless_text_is_told(error):
+    """What is missing is told where that is no secret."""
+
+    def make_store(settings):
+        raise error
+
     told = refused(store=make_store)
-    assert "limitedsession.store made no store: it raised RuntimeError" in told
-    assert SECRET not in told
+    assert f"it raised {type(error).__name__}: {error}" in told
 
 
 def test_what_is_no_store_is_told():

@@ -39,6 +39,7 @@ from pyramid_limitedsession.serializers import (
 from pyramid_limitedsession.settings import read_settings
 from tests.apps import START
 from tests.test_hybrid import TOKEN, data_of, having, put
+from tests.threads import same_session
 
 CANARY = "canary-7c20"
 WHEN = datetime.datetime(2026, 11, 25, 7, 10, tzinfo=datetime.timezone.utc)
@@ -576,6 +577,72 @@ def test_p6_what_cannot_be_pickled_is_named(rich, value):
     assert "cannot be written by its serializer" in str(caught.value)
     assert CANARY not in "".join(traceback.format_exception(caught.value))
     assert before == data_of(rich)
+
+
+class TwoReasons(Exception):
+    """Can be pickled, but not unpickled, as many errors."""
+
+    def __init__(self, one, other):
+        super().__init__(one)
+
+
+class Unlike:
+    """Tells pickle to make it in a way that it cannot be made."""
+
+    def __init__(self, needed):
+        self.needed = needed
+
+    def __reduce__(self):
+        return Unlike, ()
+
+
+UNREADABLE = {
+    "error": lambda: TwoReasons(CANARY, 1),
+    "reduce": lambda: Unlike(CANARY),
+    "state": Trap,
+}
+
+
+@pytest.mark.parametrize("make_value", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize("moment", ["commit", "savepoint", "merge"])
+def test_p6_what_cannot_be_unpickled_is_named(rich, make_value, moment):
+    """P6: as what cannot be pickled: the session stays readable."""
+    browser = rich.browser()
+    rich.do(browser, lambda request: request.session.update(a=1))
+    (other,) = same_session(rich, browser, 1)
+
+    def work(request):
+        request.dbsession.add(rich.Item(name="pen"))
+        request.session["b"] = 2
+        request.session["cart"] = [make_value()]
+        if moment == "savepoint":
+            request.tm.savepoint().rollback()
+        if moment == "merge":
+            rich.do(other, lambda request: request.session.update(c=3))
+
+    with pytest.raises(SessionValueError) as caught:
+        rich.do(browser, work)
+    assert "session['cart']" == caught.value.path
+    assert "cannot be read" in str(caught.value)
+    assert CANARY not in "".join(traceback.format_exception(caught.value))
+    assert [] == rich.items()
+    found = {}
+    rich.do(browser, lambda request: found.update(request.session))
+    assert {"a": 1} | ({"c": 3} if moment == "merge" else {}) == found
+
+
+def test_p6_what_your_own_does_not_read_is_named():
+    """So is what a serializer of somebody's own writes, but does not read."""
+
+    def loads(text):
+        found = json.loads(text)
+        return found if "odd" not in found else None
+
+    serializer = as_serializer(Wrong(json.dumps, loads))
+    assert '{"even": 2}' == serializer.dumps({"even": 2})
+    with pytest.raises(SessionValueError, match="cannot be read") as caught:
+        serializer.dumps({"even": 2, "odd": 1})
+    assert "session['odd']" == caught.value.path
 
 
 def test_pickle_too_deep_is_named():

@@ -69,7 +69,7 @@ def types_fit(facts: Facts) -> Iterator[Told]:
                 if found.family == "padded"
                 else _another_table(facts),
             )
-        elif found.is_zoned:
+        elif found.is_zoned and not _reads_zones(column, facts):
             yield (
                 "warning",
                 f"the column {found.name!r} is {found.shown}; what is read "
@@ -133,7 +133,7 @@ def ids_fit(facts: Facts) -> Iterator[Told]:
             "database gives",
             _cure(facts, None),
         )
-    elif table.gives_ids_again:
+    elif table.gives_ids_again and found.family == "integer":
         yield (
             "warning",
             "the id of a deleted session may be given to another one, which "
@@ -331,7 +331,10 @@ def _pairs(facts: Facts) -> Iterator[tuple[sa.Column[Any], ColumnFacts]]:
 
 
 def _kind_of(column: sa.Column[Any], facts: Facts) -> tuple[str, int | None]:
-    """Return the family of a column as it should be, and its length."""
+    """Return the family of a column as it should be, and its length.
+
+    Of an application's own that is what it says, if that is less.
+    """
     kind: Any = column.type.dialect_impl(facts.dialect)
     kind = getattr(kind, "impl_instance", kind)
     if isinstance(kind, sa.Integer):
@@ -341,7 +344,17 @@ def _kind_of(column: sa.Column[Any], facts: Facts) -> tuple[str, int | None]:
     if isinstance(kind, sa.JSON):
         # MariaDB keeps it as a text.
         return ("text" if facts.dialect.name in MYSQL else "json"), None
-    return "text", getattr(kind, "length", None)
+    length = getattr(kind, "length", None)
+    own = facts.settings.layout.types.get(str(column.key))
+    if length is not None and own is not None:
+        length = min(length, getattr(own, "length", None) or length)
+    return "text", length
+
+
+def _reads_zones(column: sa.Column[Any], facts: Facts) -> bool:
+    """Say whether it is a column of PostgreSQL's that we know to have them."""
+    is_known = bool(getattr(column.type, "timezone", False))
+    return is_known and facts.dialect.name == "postgresql"
 
 
 def _repairs(facts: Facts) -> Repairs:
