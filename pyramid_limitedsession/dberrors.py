@@ -32,6 +32,7 @@ _BUSY_TEXTS = ("database is locked", "database table is locked")
 # Also a schema, and what cannot be done with a column of that type.
 _MISSING_STATES = frozenset({"42P01", "42703", "3F000", "42883", "42804"})
 _MISSING_NUMBERS = frozenset({1146, 1054})
+_NO_DATABASE = 1049
 _MISSING_TEXTS = (
     *("no such table", "no such column", "table "),
     "unknown database",
@@ -106,7 +107,10 @@ def is_lost(error: DBAPIError) -> bool:
 
 
 def is_missing(error: DBAPIError) -> bool:
-    """Say whether the table or one of its columns does not exist."""
+    """Say whether the table, its schema or a column does not exist."""
+    if _number(error) == _NO_DATABASE and error.statement:
+        # Not at connecting: then the URL names another one.
+        return True
     return (
         _state(error) in _MISSING_STATES
         or _number(error) in _MISSING_NUMBERS

@@ -607,7 +607,7 @@ def test_a_database_that_is_down(patient, database):
     code, out, err = patient.doctor()
     assert (1, "") == (code, err)
     lines = out.splitlines()
-    assert lines[0].startswith("error [database] the database does not")
+    assert lines[0].startswith("error [database] the database cannot")
     assert lines[2].startswith("warning [cookie_httponly] ")
     assert re.fullmatch(
         r"2 findings: 1 error, 1 warning \(\d+ checks; \d+ could not be "
@@ -615,6 +615,31 @@ def test_a_database_that_is_down(patient, database):
         lines[4],
     )
     assert "hunter2" not in out
+
+
+def test_a_schema_that_is_not_there(make_patient, database):
+    """It is one error, also where the application makes its table itself."""
+    patient = make_patient(database)
+    patient.settings |= {
+        "limitedsession.schema": "pls_no_such_schema",
+        "limitedsession.create_table": "true",
+    }
+    code, out, err = patient.doctor()
+    assert (1, "") == (code, err)
+    assert out.startswith("error [")
+    assert "pls_no_such_schema" in out
+
+
+def test_a_column_of_another_type(make_patient):
+    """A column of JSON, and a serializer that wants a text."""
+    patient = make_patient("postgresql")
+    name = patient.world.table.name
+    patient.world.execute(
+        sa.text(f"ALTER TABLE {name} ALTER data TYPE jsonb USING data::jsonb")
+    )
+    code, out, err = patient.doctor()
+    assert (1, "") == (code, err)
+    assert "error [types] the column 'data' is JSONB" in out
 
 
 def test_a_database_in_memory(lite):
