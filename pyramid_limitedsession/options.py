@@ -162,7 +162,7 @@ OPTIONS = (
     Option("table_name", read_name, "sessions", "sessions", "The table."),
     Option(
         "schema",
-        or_word("none", read_text),
+        or_word("none", read_column),
         "none",
         "web",
         "The table's schema; ``none`` = the connection's default.",

@@ -140,13 +140,13 @@ def read_name(text: str) -> str:
     Indexes are named after it, and names have at most 63 characters on
     PostgreSQL, 64 on MySQL.
     """
-    if not 0 < len(text) <= _LONGEST_NAME:
+    if len(text) > _LONGEST_NAME:
         raise ValueError
-    return text
+    return read_column(text)
 
 
 def read_column(text: str) -> str:
-    """Return the name of a column.
+    """Return the name of a column, or of a schema.
 
     Any but what no database, or not SQLAlchemy, can quote.
     """
@@ -251,7 +251,9 @@ def read_model(given: Any) -> Layout:
 def read_keys(given: Any) -> tuple[str, ...]:
     """Return secret keys: a list of them, or a text with blanks between."""
     keys = _texts(given)
-    if not keys:
+    # Other lists are separated so: one long key would be taken for good.
+    is_list = isinstance(given, str) and set(",;") & set(given)
+    if not keys or is_list:
         raise ValueError
     for key in keys:
         # Half a surrogate pair cannot be encoded: a ValueError, too.

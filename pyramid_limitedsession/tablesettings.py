@@ -60,6 +60,12 @@ def contradictions_of_table(
         for name, called in layout.names.items()
         if used.count(called) > 1
     ]
+    problems += [
+        f"{PREFIX}{COLUMN}{key} is of a column that {PREFIX}columns does not "
+        "name; say it there too, or take it out"
+        for key in names
+        if f"{COLUMN}{key}" in ours and not (model or layout.has(key))
+    ]
     needs = (
         ("profile", f"{PROFILE}NAME", named),
         ("user_id", "max_sessions_per_user", values["max_sessions_per_user"]),

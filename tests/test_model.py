@@ -467,6 +467,13 @@ def test_a_dotted_name():
         ({"columns": "all of them"}, "say it like 'id session_id data"),
         ({"column.data": "version"}, "another column has that name"),
         ({"column.data": "%(x)s"}, "say it like 'the_data'"),
+        (
+            {
+                "columns": "session_id data created_at updated_at",
+                "column.version": "lock",
+            },
+            "column.version is of a column that limitedsession.columns",
+        ),
         ({"column.date": "x"}, "did you mean limitedsession.column.data?"),
         (
             {

@@ -429,8 +429,8 @@ REFUSED: dict[str, list[Any]] = {
     "dbsession": NO_WORDS,
     "lock_timeout": ["", "x", "0", "-1", "1ms", "none", "auto", "2d"],
     "create_table": NO_BOOLS,
-    "table_name": NO_WORDS,
-    "schema": NO_WORDS,
+    "table_name": [*NO_WORDS, "a%(b", "a\0b", "x" * 49],
+    "schema": [*NO_WORDS, "a%(b", "a\0b", "x" * 64],
     "legacy_ids": NO_BOOLS,
     "columns": [
         *("", "none", "id", "session_id data", f"{COLUMNS[0]} x", None),
@@ -449,6 +449,7 @@ REFUSED: dict[str, list[Any]] = {
     "adopt": ["", "no.such.module", "sys.no_such_name", 1],
     "encrypt": NO_BOOLS,
     "encryption_keys": [
+        f"{'k' * 32},{'l' * 32}",
         *("", "short", "k" * 31, f"{'k' * 32} short", ["k"], [], 1, object),
         *(b"k" * 32, [b"k" * 32], {"k" * 32: 1}, {"k" * 32}, ["k" * 32, None]),
         *("\ud800" * 32, ["k" * 32, "k" * 32 + "\udfff"]),
