@@ -53,19 +53,7 @@ def contradictions_of_table(
             f"{PREFIX}column_values needs a {PREFIX}model that has those "
             "columns; say it like 'myapp.models.WebSession'"
         )
-    used = list(layout.names.values())
-    problems += [
-        f"{PREFIX}{COLUMN}{name} cannot be {called!r}: another column has "
-        f"that name; say it like 'the_{name}'"
-        for name, called in layout.names.items()
-        if used.count(called) > 1
-    ]
-    problems += [
-        f"{PREFIX}{COLUMN}{key} is of a column that {PREFIX}columns does not "
-        "name; say it there too, or take it out"
-        for key in names
-        if f"{COLUMN}{key}" in ours and not (model or layout.has(key))
-    ]
+    problems += _contradictions_of_names(ours, layout, names, bool(model))
     needs = (
         ("profile", f"{PROFILE}NAME", named),
         ("user_id", "max_sessions_per_user", values["max_sessions_per_user"]),
@@ -77,6 +65,27 @@ def contradictions_of_table(
         if is_used and not layout.has(name)
     ]
     return problems + _contradictions_of_data(values)
+
+
+def _contradictions_of_names(
+    ours: Mapping[str, Any],
+    layout: Layout,
+    names: dict[str, str],
+    has_model: bool,
+) -> list[str]:
+    """Return names that two columns have, or a column that is not there."""
+    used = list(layout.names.values())
+    return [
+        f"{PREFIX}{COLUMN}{name} cannot be {called!r}: another column has "
+        f"that name; say it like 'the_{name}'"
+        for name, called in layout.names.items()
+        if used.count(called) > 1
+    ] + [
+        f"{PREFIX}{COLUMN}{key} is of a column that {PREFIX}columns does not "
+        "name; say it there too, or take it out"
+        for key in names
+        if f"{COLUMN}{key}" in ours and not (has_model or layout.has(key))
+    ]
 
 
 def _contradictions_of_data(values: dict[str, Any]) -> list[str]:

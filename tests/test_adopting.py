@@ -312,7 +312,9 @@ def test_the_old_one_is_gone(old, new, kind):
     moved(new, browser).get("/get")
     assert thief.get("/get").json == ("1" if kind == "cookie" else None)
     if kind == "redis":
-        assert not list(old.backend.client.scan_iter("pls-expiry-*"))
+        assert not list(
+            old.backend.client.scan_iter(f"{old.backend._prefix}*")
+        )
     again = copied(new, thief).get("/get").json
     assert again == [{"a": "1"} if kind == "cookie" else {}, None]
 
@@ -1033,7 +1035,7 @@ def test_nothing_that_can_be_kept(old, new, caplog):
     assert browser.get("/get").json == [{}, None]
     assert new.rows() == []
     assert len(lines(caplog, logging.ERROR)) == 1
-    assert list(old.backend.client.scan_iter("pls-expiry-*"))
+    assert list(old.backend.client.scan_iter(f"{old.backend._prefix}*"))
 
 
 @ONE

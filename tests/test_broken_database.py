@@ -787,8 +787,8 @@ def test_a_new_session_beside_a_damaged_row(make, database, mode):
     assert ["no json", '{"b":"2"}'] == [row.data for row in world.rows()]
 
 
-def test_a_row_damaged_meanwhile_is_replaced(make, database, mode):
-    """Damaged between load and save: the request's own content is kept."""
+def test_p2_a_row_damaged_meanwhile_stays(make, database, mode, caplog):
+    """P2: between load and save: it may be another host that can read it."""
     world = make(database, mode)
     browser = world.browser()
     browser.get("/set?a=1")
@@ -799,8 +799,12 @@ def test_a_row_damaged_meanwhile_is_replaced(make, database, mode):
         _damage(world, "data = 'no json', version = version + 1")
         return {}
 
+    caplog.clear()
     browser.get("/slow")
-    assert {"a": "1", "b": "2"} == browser.get("/get").json
+    (told,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert "a change is dropped" in told.getMessage()
+    assert ["no json"] == [row.data for row in world.rows()]
+    assert {} == browser.get("/get").json
 
 
 # -- processes ---------------------------------------------------------
