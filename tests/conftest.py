@@ -285,6 +285,41 @@ def pytest_addoption(parser):
         "observe",
     )
 
+    parser.addoption(
+        "--fewer-places",
+        action="store_true",
+        help="one mode on each server, but for what depends on both",
+    )
+
+
+# What is run in these is run in the other mode on the other server.
+LEFT_OUT = ({"separate", "postgresql"}, {"joined", "mariadb"})
+# Tests whose very subject is the mode, the server, or what both do together.
+EVERYWHERE = frozenset(
+    f"test_{name}"
+    for name in (
+        *("contract", "transactions", "races", "killed", "interleaving"),
+        *("merge", "on_conflict", "isolation", "matrix", "waits"),
+    )
+)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out places, if told."""
+    if not config.getoption("--fewer-places"):
+        return
+    left_out = [item for item in items if _is_left_out(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not _is_left_out(item)]
+
+
+def _is_left_out(item):
+    params = getattr(item, "callspec", None) and item.callspec.params
+    if not params:
+        return False
+    place = {params.get("mode"), params.get("database")}
+    return place in LEFT_OUT and item.path.stem not in EVERYWHERE
+
 
 def pytest_configure(config):
     """Collect what is observed, in the process that hears all reports."""
