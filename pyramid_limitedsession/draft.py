@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import shown
 from .limits import RESERVED
-from .serializers import Serializer, check_size
+from .serializers import Serializer
 from .settings import Policy
 from .store import CSRF_KEY, Record, Same, changed_keys
 
@@ -85,13 +85,7 @@ class Draft:
             known = record.user if record and policy.keeps_users else user
             if user == known:
                 return None
-        check_size(
-            text,
-            self.content,
-            policy.serializer,
-            policy.max_data_size,
-            stored_size=policy.sealer.size,
-        )
+        policy.require_size(text, self.content)
         return text
 
     def changes(

@@ -11,7 +11,6 @@ from .errors import SessionConflict, UnreadableDataError
 from .limits import moved
 from .loading import opened
 from .place import Content, Others
-from .serializers import check_size
 from .settings import Policy
 from .statements import MAX_VERSION
 from .store import Record, RowId, Store, Work, is_changed, merge
@@ -263,13 +262,6 @@ class Plan:
         return merged
 
     def _checked(self, merged: dict[str, Any]) -> str:
-        policy = self.policy
-        text = policy.serializer.dumps(merged)
-        check_size(
-            text,
-            merged,
-            policy.serializer,
-            policy.max_data_size,
-            stored_size=policy.sealer.size,
-        )
+        text = self.policy.serializer.dumps(merged)
+        self.policy.require_size(text, merged)
         return text

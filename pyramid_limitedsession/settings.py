@@ -32,7 +32,7 @@ from .reading import (
     unknown,
 )
 from .sealing import HAS_CRYPTOGRAPHY, Plain, Sealer, as_sealer
-from .serializers import Serializer
+from .serializers import Serializer, check_size
 from .tablesettings import (
     ENGINE_PREFIX,
     as_layout,
@@ -70,6 +70,16 @@ class Policy:
     sealer: Sealer = field(default_factory=Plain, repr=False)
     keeps_users: bool = True
     users: UserColumn = field(default_factory=UserColumn)
+
+    def require_size(self, text: str, content: dict[str, Any]) -> None:
+        """Raise SessionOverflowError if too much would be stored for it."""
+        check_size(
+            text,
+            content,
+            self.serializer,
+            self.max_data_size,
+            stored_size=self.sealer.size,
+        )
 
     def user_of(self, content: Mapping[str, Any]) -> Secret | None:
         """Return the user of a session, None if it is nobody's.

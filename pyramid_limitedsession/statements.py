@@ -44,6 +44,7 @@ class Statements:
         self, table: sa.Table, *, dialect: str, most: int | None = None
     ) -> None:
         c = columns_of(table)
+        self._dialect = dialect
         self.table = table
         self.columns = c
         # The key itself is the primary key.
@@ -54,7 +55,7 @@ class Statements:
         record = [
             c.id.label("id"),
             c.session_id,
-            self._data(dialect, most),
+            self._data(most),
             c.version.label("version"),
             c.created_at,
             c.updated_at,
@@ -64,7 +65,6 @@ class Statements:
         # Without the data, of which there may be much.
         self.summary = list(record)
         self.summary[2] = sa.literal("").label("data")
-        self._dialect = dialect
         same, self.unchanged = self._same(), self._unchanged()
         among = c.id.in_(_bind("ids", expanding=True))
         seen: Any = _bind("seen", type_=c.updated_at.type)
@@ -129,7 +129,7 @@ class Statements:
         c = self.table.c
         return {c[name]: each for name, each in values.items() if name in c}
 
-    def _data(self, dialect: str, most: int | None) -> Any:
+    def _data(self, most: int | None) -> Any:
         """Return the data as text, NULL if it is more than ``most`` bytes.
 
         What is larger is not fetched: it would be refused in any case.
@@ -137,7 +137,8 @@ class Statements:
         data = text_of(self.table.c.data)
         if most is None:
             return data.label("data")
-        return sa.case((size_of(data, dialect) <= most, data)).label("data")
+        size = size_of(data, self._dialect)
+        return sa.case((size <= most, data)).label("data")
 
     def _key(self) -> Any:
         # Writes find their row by the primary key. Would one lock the index
