@@ -280,6 +280,39 @@ class World:
                 connection.execute(DropTable(table, if_exists=True))
 
 
+def add_views(world: World) -> World:
+    """Return the world with the usual views.
+
+    ``/set?a=1`` puts into the session, ``/get`` shows it, ``/rotate`` and
+    ``/out`` do what they say, ``/ended`` tells why it is over.
+    """
+
+    @world.on("set")
+    def _(request):
+        request.session.update(request.params)
+        return {}
+
+    @world.on("get")
+    def _(request):
+        return dict(request.session)
+
+    @world.on("rotate")
+    def _(request):
+        request.session.rotate()
+        return {}
+
+    @world.on("out")
+    def _(request):
+        request.session.invalidate()
+        return {}
+
+    @world.on("ended")
+    def _(request):
+        return request.session.ended
+
+    return world
+
+
 def cookie_of(response: Response) -> list[str]:
     """Return the Set-Cookie headers of a response."""
     return response.headers.getall("Set-Cookie")

@@ -12,7 +12,7 @@ from pyramid_limitedsession.limits import Cutoffs
 from pyramid_limitedsession.migrations import plan_for
 from pyramid_limitedsession.schema import plain_table
 from pyramid_limitedsession.tokens import key_of
-from tests.apps import count_dead, older_than, trim
+from tests.apps import add_views, count_dead, older_than, trim
 
 HOSTILE = {
     "id": 'id"; DROP TABLE x; --',
@@ -58,28 +58,7 @@ def _world(make_world, request, shape, run_name):
     database, mode = request.param
     hostile = " '\"; %s" if shape["session_id"] == "select" else ""
     layout = Layout(f"pls_{run_name}_shape{hostile}", None, shape)
-    world = make_world(database, mode, layout=layout)
-
-    @world.on("set")
-    def _(request):
-        request.session.update(request.params)
-        return {}
-
-    @world.on("get")
-    def _(request):
-        return dict(request.session)
-
-    @world.on("rotate")
-    def _(request):
-        request.session.rotate()
-        return {}
-
-    @world.on("out")
-    def _(request):
-        request.session.invalidate()
-        return {}
-
-    return world
+    return add_views(make_world(database, mode, layout=layout))
 
 
 def meanwhile(world, other):

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pyramid_limitedsession.layout import Layout
 from tests.alembic_site import differences
-from tests.apps import START
+from tests.apps import START, add_views
 from tests.commands import DAY
 from tests.test_layout import SHAPES
 
@@ -35,17 +35,7 @@ def _world(make_world, place, run_name):
     database, shape = place
     hostile = " '\"; %s" if shape == "hostile names" else ""
     layout = Layout(f"pls_{run_name}_cmd{hostile}", None, SHAPES[shape])
-    world = make_world(database, "separate", layout=layout)
-
-    @world.on("set")
-    def _(request):
-        request.session.update(request.params)
-        return {}
-
-    @world.on("get")
-    def _(request):
-        return dict(request.session)
-
+    world = add_views(make_world(database, "separate", layout=layout))
     world.clock.now = START - 99 * DAY
     world.browser().get("/set?auth.userid=bob")
     world.clock.now = START

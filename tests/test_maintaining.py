@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -336,42 +337,38 @@ def test_revoke_brings_nothing_back(world, ini):
     assert ("revoked", "") == (row.ended, str(row.data))
 
 
-def test_revoke_leaves_who_signs_in_as_another_meanwhile(world, ini):
-    """A session that is another user's by then is left alone."""
-    (ann,) = browsers(world, "ann")
+@contextmanager
+def signing_in_meanwhile(browser):
+    """Let a user sign in as another one when a transaction begins."""
     changed = []
 
     def sign_in(connection, cursor, statement, *arguments):
         if statement.startswith("BEGIN") and not changed:
             changed.append(None)
-            changed[0] = ann.get("/set?user=bob").json
+            changed[0] = browser.get("/set?user=bob").json
 
     # The engine of the command's own application.
     sa.event.listen(Engine, "before_cursor_execute", sign_in)
     try:
-        ini.call("pls-revoke", "--user", "ann")
+        yield
     finally:
         sa.event.remove(Engine, "before_cursor_execute", sign_in)
     assert [{"user": "bob"}] == changed
+
+
+def test_revoke_leaves_who_signs_in_as_another_meanwhile(world, ini):
+    """A session that is another user's by then is left alone."""
+    (ann,) = browsers(world, "ann")
+    with signing_in_meanwhile(ann):
+        ini.call("pls-revoke", "--user", "ann")
     assert [{"user": "bob"}, None] == state(ann)
 
 
 def test_revoke_all_spares_nobody_who_signs_in_meanwhile(world, ini):
     """Of everybody's sessions, one that becomes another user's is ended."""
     (ann,) = browsers(world, "ann")
-    changed = []
-
-    def sign_in(connection, cursor, statement, *arguments):
-        if statement.startswith("BEGIN") and not changed:
-            changed.append(None)
-            changed[0] = ann.get("/set?user=bob").json
-
-    sa.event.listen(Engine, "before_cursor_execute", sign_in)
-    try:
+    with signing_in_meanwhile(ann):
         ini.call("pls-revoke", "--all", "--yes")
-    finally:
-        sa.event.remove(Engine, "before_cursor_execute", sign_in)
-    assert [{"user": "bob"}] == changed
     assert [{}, "revoked"] == state(ann)
 
 

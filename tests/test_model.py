@@ -25,7 +25,7 @@ from pyramid_limitedsession import (
 )
 from pyramid_limitedsession.settings import read_settings
 from tests.alembic_site import differences
-from tests.apps import count_dead, older_than
+from tests.apps import add_views, count_dead, older_than
 from tests.commands import Ini
 
 
@@ -60,22 +60,13 @@ def shop(base, table):
     return WebSession
 
 
-def add_views(world):
-    """Return the world with the usual views."""
-
-    @world.on("set")
-    def _(request):
-        request.session.update(request.params)
-        return {}
+def add_all_views(world):
+    """Return the world with the usual views, and some of users."""
 
     @world.on("sign-in")
     def _(request):
         request.session["auth.userid"] = request.params["user"]
         return {}
-
-    @world.on("get")
-    def _(request):
-        return dict(request.session)
 
     @world.on("others")
     def _(request):
@@ -83,7 +74,7 @@ def add_views(world):
         request.user_sessions.end_all(1)
         return [each.id for each in found]
 
-    return world
+    return add_views(world)
 
 
 @pytest.fixture(name="make_shop")
@@ -99,7 +90,7 @@ def _make_shop(make_world, run_name):
             declare=lambda base: declare(base, table),
             settings=given,
         )
-        return add_views(world)
+        return add_all_views(world)
 
     return make
 
@@ -250,7 +241,7 @@ def zoned(base, table):
 def test_times_with_a_time_zone(make_world, database, mode, run_name):
     """They are the right moments, whatever zone a connection is in."""
     zone = {"options": "-c timezone=America/New_York"}
-    world = add_views(
+    world = add_all_views(
         make_world(
             database,
             mode,
@@ -283,7 +274,7 @@ def test_times_with_a_time_zone(make_world, database, mode, run_name):
 
 def test_ending_with_a_time_zone(make_world, run_name):
     """A tombstone expires when it has to, and is cleaned then."""
-    world = add_views(
+    world = add_all_views(
         make_world(
             "postgresql",
             query={"options": "-c timezone=Asia/Tokyo"},
@@ -620,7 +611,7 @@ def test_the_example_of_the_docs(make_world):
         declare=lambda base: example["WebSession"],
         settings={"limitedsession.column_values": example["session_columns"]},
     )
-    add_views(world)
+    add_all_views(world)
     with Session(world.engine) as dbsession:
         dbsession.add(example["User"](id=7, name="Ann"))
         dbsession.commit()

@@ -12,31 +12,18 @@ from pyramid_limitedsession import SessionMixin
 from pyramid_limitedsession.layout import COLUMNS, Layout, names_of
 from pyramid_limitedsession.schema import typed_table
 from pyramid_limitedsession.statements import BIND, Statements
-from tests.apps import START
+from tests.apps import START, add_views
 
 
-def add_views(world):
-    """Return the world with the usual views."""
-
-    @world.on("set")
-    def _(request):
-        request.session.update(request.params)
-        return {}
-
-    @world.on("get")
-    def _(request):
-        return dict(request.session)
-
-    @world.on("ended")
-    def _(request):
-        return request.session.ended
+def add_all_views(world):
+    """Return the world with the usual views, and one that revokes."""
 
     @world.on("revoke")
     def _(request):
         request.user_sessions.end_all(request.params["user"])
         return {}
 
-    return world
+    return add_views(world)
 
 
 # -- collations ----------------------------------------------------------
@@ -63,7 +50,7 @@ def _careless(make_world, database, run_name):
                     "icu, locale = 'und-u-ks-level2', deterministic = false)"
                 )
 
-    world = add_views(make_world(database, layout=layout, listen=listen))
+    world = add_all_views(make_world(database, layout=layout, listen=listen))
     world.table.drop(world.engine)
     made = world.base.metadata.tables[layout.name]
     name = COLLATIONS[world.engine.dialect.name]
@@ -125,7 +112,7 @@ Numbered = numbered(declarative_base(), "pls_numbered")
 def test_users_that_are_numbers(make_world, database, make_ini):
     """pls-list and pls-revoke find them as the application does."""
     table = Numbered.__table__
-    world = add_views(
+    world = add_all_views(
         make_world(
             database,
             listen=lambda engine: table.create(engine, checkfirst=True),
@@ -176,7 +163,7 @@ def test_columns_that_are_called_as_our_values(
 ):
     """They are neither filled nor in the way, or have their own values."""
     filled = {name: f"of {name}" for name in BINDS}
-    world = add_views(
+    world = add_all_views(
         make_world(
             "sqlite",
             mode,

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from pyramid_limitedsession import SessionOverflowError
 from pyramid_limitedsession.layout import Layout, names_of
-from tests.apps import START, cookie_of, older_than, trim
+from tests.apps import START, add_views, cookie_of, older_than, trim
 
 # What the generator's migration ([6.1]) executes.
 TABLE = {
@@ -183,41 +183,19 @@ def _make_rails(make_world, run_name):
             settings=settings,
         )
         world.rails = Rails(world)
-        add_views(world)
+        add_rails_views(world)
         return world
 
     return make
 
 
-def add_views(world):
+def add_rails_views(world):
     """Add the views of the Pyramid application."""
-
-    @world.on("set")
-    def _(request):
-        request.session.update(request.params)
-        return {}
-
-    @world.on("get")
-    def _(request):
-        return dict(request.session)
-
-    @world.on("ended")
-    def _(request):
-        return request.session.ended
+    add_views(world)
 
     @world.on("login")
     def _(request):
         request.session["user_id"] = int(request.params["id"])
-        return {}
-
-    @world.on("out")
-    def _(request):
-        request.session.invalidate()
-        return {}
-
-    @world.on("rotate")
-    def _(request):
-        request.session.rotate()
         return {}
 
     @world.on("flash")
